@@ -1,0 +1,5 @@
+"""``python -m minirestore``."""
+
+from minirestore.cli import main
+
+raise SystemExit(main())
