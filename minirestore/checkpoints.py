@@ -1,0 +1,121 @@
+"""Saved models: safetensors weights, a JSON card beside them, and a sha256 that is checked on every load."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from minirestore.config import data_root
+
+CARD_FIELDS = ("method", "config", "data", "steps", "seed", "device", "wall_time_s", "metrics")
+
+
+def checkpoint_path(name: str) -> Path:
+    """The weights file of a shipped checkpoint; other paths are passed through."""
+    if name.endswith(".safetensors") or os.sep in name:
+        return Path(name)
+    return data_root() / "checkpoints" / f"{name}.safetensors"
+
+
+def write_atomically(path: Path, payload: bytes) -> None:
+    """Write a file so that a reader finds either the old content or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(payload)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save(path: str | Path, module: nn.Module, card: dict[str, Any], dtype: torch.dtype = torch.float16) -> Path:
+    """Write ``module``'s weights and its card.
+
+    Args:
+        path: a name (saved among the shipped checkpoints) or a path ending in ``.safetensors``.
+        module: its floating-point tensors are stored as ``dtype``, all others as they are.
+        card: must hold `CARD_FIELDS`; parameter count, storage type and sha256 are added.
+
+    Raises:
+        ValueError: the card lacks a field, or a weight is not finite in ``dtype``; nothing is written then.
+    """
+    from safetensors.torch import save as serialise
+
+    path = checkpoint_path(str(path))
+    if missing := [field for field in CARD_FIELDS if field not in card]:
+        raise ValueError(f"card: lacks {', '.join(missing)}; a card holds {', '.join(CARD_FIELDS)}")
+    tensors = {}
+    for key, value in module.state_dict().items():
+        stored = value.detach().cpu().to(dtype if value.is_floating_point() else value.dtype).contiguous()
+        if not torch.isfinite(stored).all():
+            raise ValueError(f"module: {key} is not finite as {dtype}; nothing was saved")
+        tensors[key] = stored
+    payload = serialise(tensors)
+    card = {**card, "parameters": sum(t.numel() for t in tensors.values()), "dtype": str(dtype).removeprefix("torch.")}
+    card["sha256"] = hashlib.sha256(payload).hexdigest()
+    write_atomically(path, payload)
+    write_atomically(path.with_suffix(".json"), (json.dumps(card, indent=1, sort_keys=True) + "\n").encode())
+    return path
+
+
+def read_card(name: str | Path) -> dict[str, Any]:
+    """The JSON card of a checkpoint.
+
+    Raises:
+        FileNotFoundError: no such checkpoint; the message lists those that exist.
+        ValueError: the card is not valid JSON or lacks a field.
+    """
+    path = checkpoint_path(str(name))
+    card_path = path.with_suffix(".json")
+    if not path.is_file() or not card_path.is_file():
+        present = sorted(p.stem for p in path.parent.glob("*.safetensors")) or ["none"]
+        lacking = path if not path.is_file() else card_path
+        raise FileNotFoundError(
+            f"checkpoint {name!s}: {lacking.name} not found in {path.parent}; present: {', '.join(present)}. "
+            "Train it with `minirestore train METHOD`, or set MINIRESTORE_DATA"
+        )
+    try:
+        card = json.loads(card_path.read_text())
+    except ValueError as error:
+        raise ValueError(f"checkpoint {name!s}: {card_path.name} is not valid JSON ({error}); fetch it again") from None
+    if missing := [field for field in (*CARD_FIELDS, "sha256") if field not in card]:
+        raise ValueError(f"checkpoint {name!s}: {card_path.name} lacks {', '.join(missing)}; fetch it again")
+    return card
+
+
+def load(name: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights (floating point as float32, on the CPU) and card of a checkpoint, verified.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_card`; also if the sha256 differs, as after a truncation or bit flip.
+    """
+    from safetensors.torch import load as deserialise
+
+    card = read_card(name)
+    payload = checkpoint_path(str(name)).read_bytes()
+    if hashlib.sha256(payload).hexdigest() != card["sha256"]:
+        raise ValueError(f"checkpoint {name!s}: the file is damaged (its sha256 differs from the card); fetch it again")
+    tensors = deserialise(payload)
+    return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}, card
+
+
+def load_into(module: nn.Module, name: str | Path) -> dict[str, Any]:
+    """Load a checkpoint into ``module`` (strictly), set it to evaluation mode, and return the card.
+
+    Raises:
+        ValueError: keys or shapes differ from the module's; the message names the first ones.
+    """
+    tensors, card = load(name)
+    expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    found = {key: tuple(value.shape) for key, value in tensors.items()}
+    if expected != found:
+        differing = sorted(k for k in expected.keys() | found.keys() if expected.get(k) != found.get(k))
+        detail = ", ".join(f"{k} (module {expected.get(k)}, file {found.get(k)})" for k in differing[:3])
+        raise ValueError(f"checkpoint {name!s}: does not fit this module: {detail}; build it from the card's config")
+    module.load_state_dict(tensors)
+    module.eval()
+    return card

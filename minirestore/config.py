@@ -1,0 +1,130 @@
+"""Profiles, settings and folders: what a run may be told, and where its files live.
+
+A setting is a name and a value that must already exist with the same type: in a frozen dataclass (`override`) or in a
+dictionary of defaults (`check_values`). A wrong name or type is refused with the list of right ones.
+"""
+
+import ast
+import dataclasses
+import difflib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+PROFILES = ("quick", "reduced", "full")
+Config = TypeVar("Config")
+
+
+def check_profile(profile: str) -> str:
+    """Return ``profile`` if it is one of ``PROFILES``; otherwise raise ValueError that lists them."""
+    if profile not in PROFILES:
+        raise ValueError(f"profile: got {profile!r}; choose one of {', '.join(PROFILES)}")
+    return profile
+
+
+def parse_settings(settings: Sequence[str]) -> dict[str, str]:
+    """Split command-line settings ``["key=value", ...]`` into a dictionary of texts.
+
+    Raises:
+        ValueError: a setting without ``=`` or without a name, or a name given twice.
+    """
+    parsed: dict[str, str] = {}
+    for setting in settings:
+        name, separator, text = setting.partition("=")
+        name = name.strip()
+        if not separator or not name.isidentifier():
+            raise ValueError(f"--set: expected key=value, got {setting!r}")
+        if name in parsed:
+            raise ValueError(f"--set: {name} is given twice; give it once")
+        parsed[name] = text.strip()
+    return parsed
+
+
+def convert(name: str, value: Any, default: Any) -> Any:
+    """Give ``value`` the type of ``default``; texts are read as Python literals first.
+
+    An integer is accepted where the default is a float, a list where it is a tuple, any literal where it is None.
+    Nothing else is converted: ``steps=2.5`` is refused when the default is an integer.
+
+    Raises:
+        TypeError: the value has another type; the message names the setting, the type wanted and what was got.
+    """
+    if isinstance(value, str) and not isinstance(default, str):
+        value = _literal(value)
+    if default is None or type(value) is type(default):
+        return value
+    if isinstance(default, float) and type(value) is int:
+        return float(value)
+    if isinstance(default, tuple) and isinstance(value, list):
+        return tuple(value)
+    if isinstance(default, list) and isinstance(value, tuple):
+        return list(value)
+    wanted = type(default).__name__
+    raise TypeError(f"{name}: expected {wanted} (as in {default!r}), got {value!r}")
+
+
+def _literal(text: str) -> Any:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def check_values(values: Mapping[str, Any], defaults: Mapping[str, Any], *, what: str = "parameter") -> dict[str, Any]:
+    """Return ``values`` converted to the types of ``defaults``.
+
+    Args:
+        values: names to new values; texts (from the command line or a YAML file) are converted.
+        defaults: every name that exists, with its default value.
+        what: what a name is called in the error message.
+
+    Raises:
+        ValueError: an unknown name; the message lists the right ones.
+        TypeError: a value of the wrong type.
+    """
+    for name in values:
+        if name not in defaults:
+            close = difflib.get_close_matches(name, defaults, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            known = ", ".join(defaults) or "none"
+            raise ValueError(f"unknown {what} {name!r}{hint} (known: {known})")
+    return {name: convert(name, value, defaults[name]) for name, value in values.items()}
+
+
+def override(config: Config, values: Mapping[str, Any]) -> Config:
+    """Return a copy of the dataclass ``config`` with fields replaced by ``values``, checked by `check_values`."""
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
+        raise TypeError(f"config: expected a dataclass instance, got {config!r}")
+    defaults = {field.name: getattr(config, field.name) for field in dataclasses.fields(config) if field.init}
+    what = f"{type(config).__name__} setting"
+    return dataclasses.replace(config, **check_values(values, defaults, what=what))
+
+
+def repository_root() -> Path | None:
+    """The clone of the repository that this package, or else the working directory, lies in; None if there is none."""
+    for start in (Path(__file__).resolve().parent, Path.cwd()):
+        for folder in (start, *start.parents):
+            if (folder / "notebooks" / "src").is_dir() and (folder / "pyproject.toml").is_file():
+                return folder
+    return None
+
+
+def data_root() -> Path:
+    """Folder of the shipped data (checkpoints, manifests, ledger).
+
+    The environment variable ``MINIRESTORE_DATA`` when set, else ``data`` in the repository, else the copy inside the
+    installed package.
+
+    Raises:
+        FileNotFoundError: ``MINIRESTORE_DATA`` names a folder that does not exist.
+    """
+    named = os.environ.get("MINIRESTORE_DATA")
+    if named:
+        if not Path(named).is_dir():
+            raise FileNotFoundError(f"MINIRESTORE_DATA: {named} is not a folder; create it or unset the variable")
+        return Path(named)
+    root = repository_root()
+    return root / "data" if root else Path(__file__).resolve().parent / "shipped_data"
