@@ -1,0 +1,96 @@
+"""Degradations: what cameras, weather and files do to a picture, from one line to whole random pipelines.
+
+In one call (images ``(B, C, H, W)`` in [0, 1] in and out): `gaussian_blur`, `motion_blur`, `walk_blur`,
+`defocus_blur`, `rotation_blur`, `rain`, `gaussian_noise`, `poisson_noise`, `jpeg`, `diff_jpeg`, `resize`.
+Kernels to look at: `gaussian_kernel` and its relatives. Linear operators with exact adjoints: `Blur`, `MotionBlur`,
+`SpatiallyVaryingBlur`, `Resize`, `Downsample`. Random pipelines whose configurations are frozen dataclasses:
+`first_order`, `second_order`, `random_blur`.
+
+Randomness comes from a ``torch.Generator`` or an integer seed: same seed, same bytes. A CPU generator serves images
+on any device.
+"""
+
+from minirestore.degradations._common import Step
+from minirestore.degradations.blur import defocus_blur, gaussian_blur, motion_blur, rotation_blur, walk_blur
+from minirestore.degradations.compression import diff_jpeg, jpeg
+from minirestore.degradations.domains import BLUR_DOMAINS, BlurDomain, random_blur
+from minirestore.degradations.kernels import (
+    disk_kernel,
+    gaussian_kernel,
+    generalized_gaussian_kernel,
+    linear_motion_kernel,
+    pad_kernel,
+    plateau_kernel,
+    rms_radius,
+    sinc_kernel,
+    walk_motion_kernel,
+)
+from minirestore.degradations.light import linear_to_srgb, srgb_to_linear
+from minirestore.degradations.noise import gaussian_noise, poisson_noise
+from minirestore.degradations.operators import Blur, Downsample, MotionBlur, Resize, SpatiallyVaryingBlur, resize
+from minirestore.degradations.pipelines import (
+    FIRST_ORDER_FACE,
+    FIRST_ORDER_GENERAL,
+    FIRST_ORDER_SMALL,
+    SECOND_ORDER_GENERAL,
+    SECOND_ORDER_RESSHIFT,
+    SECOND_ORDER_SMALL,
+    FirstOrder,
+    KernelMixture,
+    SecondOrder,
+    Stage,
+    first_order,
+    random_kernel,
+    second_order,
+)
+from minirestore.degradations.weather import RAIN_HEAVY, RAIN_LIGHT, Rain, rain
+
+__all__ = [
+    "BLUR_DOMAINS",
+    "FIRST_ORDER_FACE",
+    "FIRST_ORDER_GENERAL",
+    "FIRST_ORDER_SMALL",
+    "RAIN_HEAVY",
+    "RAIN_LIGHT",
+    "SECOND_ORDER_GENERAL",
+    "SECOND_ORDER_RESSHIFT",
+    "SECOND_ORDER_SMALL",
+    "Blur",
+    "BlurDomain",
+    "Downsample",
+    "FirstOrder",
+    "KernelMixture",
+    "MotionBlur",
+    "Rain",
+    "Resize",
+    "SecondOrder",
+    "SpatiallyVaryingBlur",
+    "Stage",
+    "Step",
+    "defocus_blur",
+    "diff_jpeg",
+    "disk_kernel",
+    "first_order",
+    "gaussian_blur",
+    "gaussian_kernel",
+    "gaussian_noise",
+    "generalized_gaussian_kernel",
+    "jpeg",
+    "linear_motion_kernel",
+    "linear_to_srgb",
+    "motion_blur",
+    "pad_kernel",
+    "plateau_kernel",
+    "poisson_noise",
+    "rain",
+    "random_blur",
+    "random_kernel",
+    "resize",
+    "rms_radius",
+    "rotation_blur",
+    "second_order",
+    "sinc_kernel",
+    "srgb_to_linear",
+    "walk_blur",
+    "walk_motion_kernel",
+]
