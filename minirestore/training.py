@@ -1,0 +1,277 @@
+"""One training loop for every method, on Accelerate: any device, bf16, accumulation, EMA, resume.
+
+A run is a pure function of (method, data, `TrainingConfig`): the batch and the noise of step ``n`` are drawn from
+(seed, n) for the whole batch and then cut into shards, one per process and accumulation step. Hence a resumed run
+equals an uninterrupted one, and two processes or four accumulation steps see exactly what one process sees.
+"""
+
+import io
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from minirestore.checkpoints import write_atomically
+from minirestore.diffusion import BatchGenerator
+
+MakeBatch = Callable[[int, torch.Generator], dict[str, Tensor]]
+PRECISIONS = ("no", "bf16")
+STATE_FILE = "state.pt"
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """What a training run is, apart from its data and its network.
+
+    Attributes:
+        steps: optimiser steps.
+        batch_size: images per step, over all processes and accumulation steps together.
+        learning_rate: peak of AdamW's, reached after ``warmup`` steps, then a cosine down to 0.
+        weight_decay, betas: AdamW's.
+        gradient_clip: largest norm of the gradient.
+        ema_decay: decay of the exponential moving average of the weights, warmed up; 0 switches it off.
+        precision: ``no`` (float32) or ``bf16`` (autocast).
+        accumulation: backward passes per step; divides ``batch_size``.
+        seed: of batches and noise.
+    """
+
+    steps: int = 1000
+    batch_size: int = 16
+    learning_rate: float = 1e-3
+    warmup: int = 100
+    weight_decay: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.99)
+    gradient_clip: float = 1.0
+    ema_decay: float = 0.999
+    precision: str = "no"
+    accumulation: int = 1
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        if self.steps < 1 or self.accumulation < 1:
+            raise ValueError(f"steps and accumulation: must be at least 1, got {self.steps} and {self.accumulation}")
+        if self.batch_size < 1 or self.batch_size % self.accumulation:
+            raise ValueError(f"batch_size: {self.batch_size} is not a positive multiple of {self.accumulation}")
+
+    def learning_rate_at(self, step: int) -> float:
+        """Linear warm-up, then half a cosine to 0 at ``steps``."""
+        if step < self.warmup:
+            return self.learning_rate * (step + 1) / self.warmup
+        progress = (step - self.warmup) / max(self.steps - self.warmup, 1)
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * min(progress, 1)))
+
+
+@dataclass
+class FitResult:
+    """What `fit` did: ``history`` holds each step's losses by name; ``finished`` is False if time ran out.
+
+    ``wall_time_s`` counts all calls that worked on the run.
+    """
+
+    steps_done: int
+    finished: bool
+    wall_time_s: float
+    device: str
+    history: dict[str, list[float]] = field(default_factory=dict)
+
+
+def resolve_device(device: str = "auto") -> torch.device:
+    """``auto`` is CUDA when there is a working GPU, else the CPU; naming an absent device raises RuntimeError."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device: expected auto, cpu, cuda or cuda:N, got {device!r}") from None
+    if resolved.type == "cuda" and (
+        not torch.cuda.is_available() or (resolved.index or 0) >= torch.cuda.device_count()
+    ):
+        raise RuntimeError(f"device: {device!r} asked for, but PyTorch sees no such GPU; use device='cpu' or 'auto'")
+    return resolved
+
+
+def progress_bar(total: int, label: str, initial: int = 0):
+    """A tqdm bar that is silent without a terminal."""
+    from tqdm import tqdm
+
+    return tqdm(total=total, desc=label, initial=initial, disable=not sys.stderr.isatty(), leave=False)
+
+
+class _Losses(nn.Module):
+    """Routes the losses through ``forward``, where Accelerate puts autocast and gradient synchronisation."""
+
+    def __init__(self, method: nn.Module):
+        super().__init__()
+        self.method = method
+
+    def forward(self, batch: dict[str, Tensor], generator: torch.Generator, step: int) -> dict[str, Tensor]:
+        return self.method.training_losses(batch, generator, step)
+
+
+def fit(
+    method: nn.Module,
+    make_batch: MakeBatch,
+    config: TrainingConfig,
+    *,
+    run_dir: str | Path | None = None,
+    device: str = "auto",
+    minutes: float | None = None,
+    save_every: int = 500,
+    on_step: Callable[[int, dict[str, float]], None] | None = None,
+) -> FitResult:
+    """Train ``method`` in place; at the end it holds the averaged weights (EMA) and is in evaluation mode.
+
+    Args:
+        method: has ``training_losses(batch, generator, step) -> {"loss": ..., ...}``; frozen parameters stay.
+        make_batch: ``(batch_size, generator) -> batch`` for the whole batch; a pure function of its arguments.
+        config: see `TrainingConfig`.
+        run_dir: folder for the resumable state, written atomically; an unfinished run found there goes on.
+        device: ``auto``, ``cpu``, ``cuda``; several processes are started with ``accelerate launch``.
+        minutes: stop (and save) after so much wall time in this call; the run can be resumed.
+        save_every: steps between two saves of the state.
+        on_step: called with (steps done, losses of that step).
+
+    Raises:
+        ValueError: ``run_dir`` holds a run with another configuration.
+        FloatingPointError: a loss is not finite; the last saved state is kept.
+    """
+    accelerator = _make_accelerator(config, resolve_device(device))
+    shards = accelerator.num_processes * config.accumulation
+    if config.batch_size % shards:
+        raise ValueError(f"batch_size: {config.batch_size} is not a multiple of {shards} (processes x accumulation)")
+    method.to(accelerator.device).train()
+    parameters = [p for p in method.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(parameters, config.learning_rate, config.betas, weight_decay=config.weight_decay)
+    ema = _make_ema(parameters, config)
+    losses, optimiser = accelerator.prepare(_Losses(method), optimiser)
+    state_path = Path(run_dir) / STATE_FILE if run_dir is not None else None
+    history, spent = _load_state(state_path, config, method, optimiser, ema) if state_path else ({}, 0.0)
+    done = len(history.get("loss", ()))
+    started = time.monotonic()
+
+    def elapsed() -> float:
+        return spent + time.monotonic() - started
+
+    bar = progress_bar(config.steps, "train", done)
+    while done < config.steps and (minutes is None or time.monotonic() - started < 60 * minutes):
+        for group in optimiser.param_groups:
+            group["lr"] = config.learning_rate_at(done)
+        values = _step(accelerator, losses, parameters, optimiser, make_batch, config, done)
+        if ema is not None:
+            ema.update_parameters(nn.ParameterList(parameters))
+        done += 1
+        for name, value in values.items():
+            history.setdefault(name, []).append(value)
+        bar.update()
+        if on_step is not None:
+            on_step(done, values)
+        if state_path and done % save_every == 0 and done < config.steps:
+            _save_state(accelerator, state_path, config, method, optimiser, ema, history, elapsed())
+    bar.close()
+    if state_path:
+        _save_state(accelerator, state_path, config, method, optimiser, ema, history, elapsed())
+    if ema is not None:
+        with torch.no_grad():
+            for parameter, averaged in zip(parameters, ema.module, strict=True):
+                parameter.copy_(averaged)
+    method.eval()
+    return FitResult(done, done >= config.steps, elapsed(), str(accelerator.device), history)
+
+
+def _make_accelerator(config: TrainingConfig, device: torch.device):
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state()  # Accelerate refuses a second precision in one process otherwise
+    return Accelerator(mixed_precision=config.precision, cpu=device.type == "cpu")
+
+
+def _make_ema(parameters: list[nn.Parameter], config: TrainingConfig):
+    """The moving average of the trained parameters; its decay grows as (1 + n) / (10 + n) up to ``ema_decay``."""
+    if not config.ema_decay:
+        return None
+    from torch.optim.swa_utils import AveragedModel
+
+    def average(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+        n = count.item()
+        decay = min(config.ema_decay, (1 + n) / (10 + n))
+        torch._foreach_lerp_(averaged, current, 1 - decay)
+
+    return AveragedModel(nn.ParameterList(parameters), multi_avg_fn=average)
+
+
+def _step(accelerator, losses, parameters, optimiser, make_batch, config, step: int) -> dict[str, float]:
+    """One optimiser step over all shards of the batch; returns the batch's mean losses."""
+    batch = make_batch(config.batch_size, BatchGenerator(config.seed, 2 * step))
+    shards = accelerator.num_processes * config.accumulation
+    rows = config.batch_size // shards
+    sums: dict[str, Tensor] = {}
+    for micro in range(config.accumulation):
+        shard = micro * accelerator.num_processes + accelerator.process_index
+        part = {k: v[shard * rows : (shard + 1) * rows].to(accelerator.device) for k, v in batch.items()}
+        generator = BatchGenerator(config.seed, 2 * step + 1, rank=shard, world_size=shards)
+        last = micro + 1 == config.accumulation
+        with _maybe_no_sync(accelerator, losses, last):
+            values = losses(part, generator, step)
+            accelerator.backward(values["loss"] / config.accumulation)
+        for name, value in values.items():
+            sums[name] = sums.get(name, 0) + value.detach().float() / config.accumulation
+    means = {name: accelerator.reduce(value, "mean").item() for name, value in sums.items()}
+    if not all(math.isfinite(value) for value in means.values()):
+        raise FloatingPointError(
+            f"loss is not finite at step {step}: {means}; lower learning_rate or use precision='no'"
+        )
+    accelerator.clip_grad_norm_(parameters, config.gradient_clip)
+    optimiser.step()
+    optimiser.zero_grad()
+    return means
+
+
+def _maybe_no_sync(accelerator, losses, last: bool):
+    """Gradients are exchanged between processes once, after the last accumulation step."""
+    from contextlib import nullcontext
+
+    return nullcontext() if last else accelerator.no_sync(losses)
+
+
+def _save_state(accelerator, path: Path, config, method, optimiser, ema, history, wall_time_s) -> None:
+    if not accelerator.is_main_process:
+        return
+    buffer = io.BytesIO()
+    state = {
+        "config": asdict(config),
+        "method": method.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "ema": ema.state_dict() if ema is not None else None,
+        "history": history,
+        "wall_time_s": wall_time_s,
+    }
+    torch.save(state, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def _load_state(path: Path, config, method, optimiser, ema) -> tuple[dict[str, list[float]], float]:
+    """Restore a saved run, if there is one; returns its history and the wall time spent on it."""
+    if not path.is_file():
+        return {}, 0.0
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"run_dir: {path} is damaged ({type(error).__name__}); delete it to start again") from None
+    wanted, found = asdict(config), state["config"]
+    if differing := [k for k in wanted if wanted[k] != found.get(k)]:
+        detail = ", ".join(f"{k} (asked {wanted[k]}, saved {found.get(k)})" for k in differing)
+        raise ValueError(f"run_dir: {os.fspath(path.parent)} holds another run: {detail}; choose another folder")
+    method.load_state_dict(state["method"])
+    optimiser.load_state_dict(state["optimiser"])
+    if ema is not None:
+        ema.load_state_dict(state["ema"])
+    return state["history"], state["wall_time_s"]

@@ -1,0 +1,216 @@
+"""The training loop: a run is a pure function of its configuration, however it is cut up."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+from torch import nn
+
+from minirestore import diffusion, training
+from minirestore.training import TrainingConfig, fit
+
+
+class Toy(nn.Module):
+    """A linear denoiser whose loss draws noise, so that the order of random numbers matters."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Conv2d(3, 3, 3, padding=1)
+
+    def training_losses(self, batch, generator, step):
+        clean = batch["clean"]
+        noisy = clean + diffusion.randn(clean.shape, generator, clean.device)
+        return {"loss": (self.net(noisy) - clean).square().mean(), "step": clean.new_tensor(float(step))}
+
+
+def make_batch(batch_size, generator):
+    return {"clean": torch.rand(batch_size, 3, 8, 8, generator=generator)}
+
+
+CONFIG = TrainingConfig(steps=12, batch_size=4, learning_rate=1e-2, warmup=3)
+
+
+def weights(module):
+    return torch.cat([p.detach().flatten() for p in module.parameters()])
+
+
+def run(config=CONFIG, **options):
+    method = Toy()
+    return method, fit(method, make_batch, config, device="cpu", **options)
+
+
+def test_the_loss_falls_and_history_has_every_step():
+    method, result = run(TrainingConfig(steps=150, batch_size=8, learning_rate=2e-2, warmup=5))
+    assert result.finished and result.steps_done == 150
+    assert result.history["step"] == list(range(150))
+    assert sum(result.history["loss"][-10:]) < 0.5 * sum(result.history["loss"][:10])
+    assert not method.training
+
+
+def test_same_seed_same_bytes_other_seed_other_bytes():
+    a, b = run()[0], run()[0]
+    assert torch.equal(weights(a), weights(b))
+    assert not torch.equal(weights(a), weights(run(TrainingConfig(**{**CONFIG.__dict__, "seed": 1}))[0]))
+
+
+def test_a_run_in_two_calls_equals_one(tmp_path):
+    whole, _ = run()
+    part = Toy()
+    stopper = {"left": 5}
+
+    class Stop(Exception):
+        pass
+
+    def on_step(done, losses):
+        stopper["left"] -= 1
+        if stopper["left"] == 0:
+            raise Stop
+
+    with pytest.raises(Stop):
+        fit(part, make_batch, CONFIG, run_dir=tmp_path, device="cpu", save_every=2, on_step=on_step)
+    resumed, result = run(run_dir=tmp_path)
+    assert result.finished and len(result.history["loss"]) == CONFIG.steps
+    assert torch.equal(weights(whole), weights(resumed))
+
+
+def test_no_time_left_saves_and_goes_on_later(tmp_path):
+    whole, _ = run()
+    _, first = run(run_dir=tmp_path, minutes=0)
+    assert not first.finished and first.steps_done == 0
+    resumed, second = run(run_dir=tmp_path)
+    assert second.finished
+    assert torch.equal(weights(whole), weights(resumed))
+
+
+def test_a_killed_run_resumes_bit_for_bit(tmp_path):
+    script = textwrap.dedent("""
+        import os, signal, sys
+        sys.path.insert(0, sys.argv[1])
+        import test_training as t
+        def on_step(done, losses):
+            if done == 8:
+                os.kill(os.getpid(), signal.SIGKILL)
+        t.run(run_dir=sys.argv[2], save_every=3, on_step=on_step)
+    """)
+    arguments = [sys.executable, "-c", script, os.path.dirname(__file__), str(tmp_path)]
+    killed = subprocess.run(arguments, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    steps = []
+    resumed, result = run(run_dir=tmp_path, on_step=lambda done, _: steps.append(done))
+    assert steps == list(range(7, 13)), "goes on from the state saved after step 6"
+    whole, uninterrupted = run()
+    assert torch.equal(weights(whole), weights(resumed))
+    assert result.history == uninterrupted.history
+
+
+def test_accumulation_gives_the_losses_of_one_batch():
+    _, one = run()
+    _, four = run(TrainingConfig(**{**CONFIG.__dict__, "accumulation": 4}))
+    assert four.history["loss"] == pytest.approx(one.history["loss"], abs=1e-5)
+
+
+def test_two_processes_give_the_losses_of_one(tmp_path):
+    script = tmp_path / "two.py"
+    script.write_text(
+        textwrap.dedent("""
+        import json, os, sys
+        sys.path.insert(0, sys.argv[1])
+        import test_training as t
+        method, result = t.run()
+        if int(os.environ.get("RANK", 0)) == 0:
+            print("LOSSES", json.dumps(result.history["loss"]), int(os.environ["WORLD_SIZE"]))
+    """)
+    )
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
+               "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
+               "--num_cpu_threads_per_process", "1",
+               str(script), os.path.dirname(__file__)]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    line = next((line for line in done.stdout.splitlines() if line.startswith("LOSSES")), None)
+    assert line is not None, done.stdout + done.stderr
+    losses, world_size = line.removeprefix("LOSSES ").rsplit(" ", 1)
+    assert world_size == "2"
+    assert json.loads(losses) == pytest.approx(run()[1].history["loss"], abs=1e-5)
+
+
+def test_bf16_trains_and_then_float32_in_the_same_process():
+    _, low = run(TrainingConfig(**{**CONFIG.__dict__, "precision": "bf16"}))
+    _, high = run()
+    assert low.history["loss"] != high.history["loss"]
+    assert low.history["loss"] == pytest.approx(high.history["loss"], rel=0.05)
+
+
+def test_the_average_of_the_weights_is_returned():
+    raw, _ = run(TrainingConfig(**{**CONFIG.__dict__, "ema_decay": 0.0}))
+    averaged, _ = run()
+    start = weights(Toy())
+    assert 0 < (weights(averaged) - start).norm() < (weights(raw) - start).norm()
+
+
+def test_frozen_parameters_stay():
+    method = Toy()
+    method.net.bias.requires_grad_(False)
+    before = method.net.bias.clone()
+    fit(method, make_batch, CONFIG, device="cpu")
+    assert torch.equal(method.net.bias, before)
+
+
+def test_another_configuration_is_refused(tmp_path):
+    run(run_dir=tmp_path)
+    with pytest.raises(ValueError, match=r"holds another run: batch_size \(asked 8, saved 4\)"):
+        run(TrainingConfig(**{**CONFIG.__dict__, "batch_size": 8}), run_dir=tmp_path)
+
+
+def test_a_damaged_state_is_one_clear_error(tmp_path):
+    run(run_dir=tmp_path)
+    state = tmp_path / training.STATE_FILE
+    state.write_bytes(state.read_bytes()[:100])
+    with pytest.raises(ValueError, match="is damaged"):
+        run(run_dir=tmp_path)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    def poisoned(batch_size, generator):
+        return {"clean": torch.full((batch_size, 3, 8, 8), float("nan"))}
+
+    with pytest.raises(FloatingPointError, match="not finite at step 0"):
+        fit(Toy(), poisoned, CONFIG, run_dir=tmp_path, device="cpu")
+    assert not (tmp_path / training.STATE_FILE).exists()
+
+
+def test_learning_rate_warms_up_and_ends_near_zero():
+    config = TrainingConfig(steps=100, warmup=10, learning_rate=1.0)
+    rates = [config.learning_rate_at(step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1) and max(rates) == 1.0 and rates[-1] < 1e-3
+    assert rates.index(1.0) in (9, 10)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "fp8"}, "precision: expected one of"),
+        ({"batch_size": 6, "accumulation": 4}, "batch_size: 6 is not"),
+        ({"steps": 0}, "steps and accumulation"),
+    ],
+)
+def test_bad_configurations_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        TrainingConfig(**options)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_cuda_asked_for_but_absent():
+    with pytest.raises(RuntimeError, match="PyTorch sees no such GPU"):
+        training.resolve_device("cuda")
+
+
+def test_unknown_device():
+    with pytest.raises(ValueError, match="device: expected auto"):
+        training.resolve_device("gpu")
