@@ -1,0 +1,374 @@
+"""What "train method M at profile P" means: data, degradation, network and steps, in one place.
+
+`METHODS` names everything that restores an image or predicts depth; `MODELS` adds the helpers that are trained too.
+"""
+
+import dataclasses
+import inspect
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from minirestore import checkpoints, config, degradations, images, resources, training
+from minirestore.denoiser import Denoiser, DenoiserConfig
+from minirestore.features import FeatureEncoder, FeatureEncoderConfig
+from minirestore.training import FitResult, MakeBatch, TrainingConfig
+
+NOISE_SIGMA = 25.0
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where training crops come from.
+
+    Attributes:
+        source: ``dead_leaves``, ``scenes`` (ray-cast, with class labels) or ``folder:NAME``, a folder of photographs
+            in the datasets directory (environment variable ``MINIRESTORE_DATASETS``, else ``datasets`` in the data
+            directory).
+        images, image_size: number and side of the pool's images.
+        depth_of_field: range of the largest blur of each dead-leaves image, in pixels (see ``scenes.dead_leaves``).
+        crop: side of a training crop.
+        sigma: standard deviation of the added noise, in units of 1/255; 0 adds none.
+        seed: seed of the pool.
+    """
+
+    source: str = "dead_leaves"
+    images: int = 800
+    image_size: int = 256
+    depth_of_field: tuple[float, float] = (0.0, 3.0)
+    crop: int = 48
+    sigma: float = NOISE_SIGMA
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one model is built and trained.
+
+    Attributes:
+        name, task: task is denoise, deblur, derain, sr, restore, depth or features.
+        scale: output pixels per input pixel.
+        notebook: number of the notebook that teaches it.
+        module, config: the class and its default configuration.
+        profiles: per profile, what differs from the default configuration, the data, and the training run.
+    """
+
+    name: str
+    task: str
+    scale: int
+    notebook: str
+    module: Callable[[Any], nn.Module]
+    config: Any
+    profiles: Mapping[str, tuple[Mapping[str, Any], DataConfig, TrainingConfig]]
+
+    @property
+    def checkpoint(self) -> str:
+        """Name of the shipped checkpoint."""
+        return self.name
+
+
+_FULL_DENOISER = {"widths": (128, 256, 384), "blocks": 3, "embedding_width": 512}
+DENOISER = Recipe(
+    name="denoiser",
+    task="denoise",
+    scale=1,
+    notebook="05",
+    module=Denoiser,
+    config=DenoiserConfig(),
+    profiles={
+        "quick": (
+            {"widths": (16, 32), "blocks": 1, "embedding_width": 32},
+            DataConfig(images=24, image_size=128, crop=32),
+            TrainingConfig(steps=200, batch_size=8, learning_rate=2e-3, warmup=20, ema_decay=0.99),
+        ),
+        "reduced": (
+            {},
+            DataConfig(images=1200),
+            TrainingConfig(steps=10_000, batch_size=16, learning_rate=2e-3, precision="bf16"),
+        ),
+        "full": (
+            _FULL_DENOISER,
+            DataConfig(source="folder:DIV2K_train_HR", images=800, image_size=1024, crop=128),
+            TrainingConfig(
+                steps=400_000, batch_size=64, learning_rate=2e-4, warmup=2000, ema_decay=0.9999, precision="bf16"
+            ),
+        ),
+    },
+)
+
+FEATURES = Recipe(
+    name="features",
+    task="features",
+    scale=1,
+    notebook="05",
+    module=FeatureEncoder,
+    config=FeatureEncoderConfig(),
+    profiles={
+        "quick": (
+            {"widths": (8, 16, 16, 16)},
+            DataConfig(source="scenes", images=16, image_size=64, crop=48, sigma=0.0),
+            TrainingConfig(steps=100, batch_size=8, warmup=10),
+        ),
+        "reduced": (
+            {},
+            DataConfig(source="scenes", images=900, image_size=128, crop=96, sigma=0.0),
+            TrainingConfig(steps=4000, batch_size=16, learning_rate=2e-3, precision="bf16"),
+        ),
+        "full": (
+            {"widths": (64, 128, 256, 512)},
+            DataConfig(source="scenes", images=20_000, image_size=256, crop=224, sigma=0.0),
+            TrainingConfig(steps=100_000, batch_size=64, precision="bf16"),
+        ),
+    },
+)
+
+METHODS: dict[str, Recipe] = {"denoiser": DENOISER}
+MODELS: dict[str, Recipe] = {**METHODS, "features": FEATURES}
+
+
+def find_recipe(name: str, among: Mapping[str, Recipe] | None = None) -> Recipe:
+    """The recipe of a method; ValueError with the list of names otherwise."""
+    among = METHODS if among is None else among
+    if name not in among:
+        raise ValueError(f"method: unknown name {name!r}; known: {', '.join(among)}")
+    return among[name]
+
+
+def plan(
+    recipe: Recipe, profile: str, settings: Mapping[str, Any] | None = None
+) -> tuple[Any, DataConfig, TrainingConfig]:
+    """Network, data and training configuration of a profile, with ``settings`` applied to whichever has the name.
+
+    ``seed`` is the training seed. Raises ValueError for an unknown name, listing the right ones.
+    """
+    changes, data, run = recipe.profiles[config.check_profile(profile)]
+    parts = [dataclasses.replace(recipe.config, **changes), run, data]
+    known = {f.name: i for i, part in reversed(list(enumerate(parts))) for f in dataclasses.fields(part)}
+    chosen: list[dict[str, Any]] = [{}, {}, {}]
+    for name, value in (settings or {}).items():
+        if name not in known:
+            raise ValueError(f"unknown setting {name!r} for {recipe.name}; known: {', '.join(sorted(known))}")
+        chosen[known[name]][name] = value
+    network, run, data = (config.override(part, new) for part, new in zip(parts, chosen, strict=True))
+    return network, data, run
+
+
+def dry_run(notebook: str, values: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """What the training of a notebook's methods needs: lines to print, and what is missing on this machine.
+
+    Args:
+        notebook: its number, such as ``05``.
+        values: the notebook's parameters; ``profile`` chooses the plan, and those that name a setting of it apply.
+    """
+    lines, missing = [], []
+    for recipe in (r for r in METHODS.values() if r.notebook == notebook):
+        known = {f.name for part in plan(recipe, values["profile"]) for f in dataclasses.fields(part)}
+        network, data, run = plan(recipe, values["profile"], {k: v for k, v in values.items() if k in known})
+        with torch.device("meta"):
+            batch = {k: torch.empty(run.batch_size, 3, data.crop, data.crop) for k in ("clean", "degraded")}
+        needs = resources.training_needs(build(recipe, network, device="meta"), batch, ema=run.ema_decay > 0)
+        lacking = missing_data(data)
+        origin = "photographs" if data.source.startswith("folder:") else "procedural, made in memory"
+        lines += [
+            f"{recipe.name} at profile {values['profile']}",
+            f"training    {run.steps:,} steps of {run.batch_size} crops of {data.crop} px",
+            *needs.lines(run.steps),
+            f"data        {data.source} ({origin}): {'missing' if lacking else 'present'}",
+            "weights     none needed, trained from scratch",
+        ]
+        missing += lacking
+    if values["profile"] == "full" and not torch.cuda.is_available():
+        missing.append("a CUDA GPU (PyTorch sees none)")
+    return lines, missing
+
+
+# ---------------------------------------------------------------- data
+
+
+def datasets_directory() -> Path:
+    """Folder that holds data sets, one folder each."""
+    return Path(os.environ.get("MINIRESTORE_DATASETS") or config.data_root() / "datasets")
+
+
+def missing_data(data: DataConfig) -> list[str]:
+    """What must be fetched before training with ``data``: one line each, empty if nothing."""
+    if not data.source.startswith("folder:"):
+        return []
+    folder = datasets_directory() / data.source.removeprefix("folder:")
+    found = len(_image_files(folder))
+    if found >= data.images:
+        return []
+    where = f"{folder.name}/ of the datasets directory"
+    return [f"{data.images} photographs in {where} (found {found}); set MINIRESTORE_DATASETS"]
+
+
+def _image_files(folder: Path) -> list[Path]:
+    return sorted(
+        p for p in folder.glob("*") if p.suffix.lower() in {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"}
+    )
+
+
+def make_data(data: DataConfig, device: str | torch.device = "cpu") -> MakeBatch:
+    """A function ``(batch_size, generator) -> batch`` that draws from the pool described by ``data``.
+
+    Raises:
+        ValueError: unknown source. FileNotFoundError: a folder of photographs is missing or too small.
+    """
+    from minirestore import scenes
+
+    if missing := missing_data(data):
+        raise FileNotFoundError("data: " + "; ".join(missing))
+    if data.source == "scenes":
+        return _labelled_scenes(data, device)
+    if data.source == "dead_leaves":
+        pool = scenes.CropPool.dead_leaves(
+            data.images, data.image_size, data.seed, device=device, depth_of_field=data.depth_of_field
+        )
+    elif data.source.startswith("folder:"):
+        pool = scenes.CropPool(_folder_images(data).to(device))
+    else:
+        raise ValueError(f"source: expected dead_leaves, scenes or folder:NAME, got {data.source!r}")
+
+    def make_batch(batch_size: int, generator: torch.Generator) -> dict[str, Tensor]:
+        clean = pool.sample(batch_size, data.crop, generator)
+        return {"clean": clean, "degraded": degradations.gaussian_noise(clean, data.sigma, generator)}
+
+    return make_batch
+
+
+def _folder_images(data: DataConfig) -> Tensor:
+    """Centre crops ``(images, 3, S, S)`` uint8 of a folder's photographs; a short side is reflected up to S."""
+    from minirestore import photos
+
+    folder = datasets_directory() / data.source.removeprefix("folder:")
+    stack = []
+    for path in _image_files(folder)[: data.images]:
+        photo = images.pad_to_multiple(photos.read_image(path), 1, minimum=data.image_size)
+        top, left = ((side - data.image_size) // 2 for side in photo.shape[-2:])
+        crop = photo[0, :, top : top + data.image_size, left : left + data.image_size]
+        stack.append((crop * 255).round().to(torch.uint8))
+    return torch.stack(stack)
+
+
+def _labelled_scenes(data: DataConfig, device: str | torch.device) -> MakeBatch:
+    """Random crops of ray-cast scenes with their pixel classes."""
+    from minirestore import scenes
+
+    per_family = -(-data.images // len(scenes.FAMILIES))
+    parts = [scenes.render_scenes(per_family, data.image_size, data.seed, family=family) for family in scenes.FAMILIES]
+    clean = torch.cat([(part["image"] * 255).round().to(torch.uint8) for part in parts]).to(device)
+    labels = torch.cat([part["labels"].to(torch.uint8) for part in parts]).to(device)
+    both = scenes.CropPool(torch.cat([clean, labels], dim=1))
+
+    def make_batch(batch_size: int, generator: torch.Generator) -> dict[str, Tensor]:
+        crops = both.sample(batch_size, data.crop, generator)
+        return {"clean": crops[:, :3], "labels": (crops[:, 3:] * 255).round().long()}
+
+    return make_batch
+
+
+# ---------------------------------------------------------------- building, training, loading
+
+
+def build(recipe: Recipe, network: Any, seed: int = 0, device: str | torch.device = "cpu") -> nn.Module:
+    """The module with weights initialised from ``seed`` (on ``device="meta"``: without weights)."""
+    with torch.random.fork_rng(devices=[]), torch.device(device):
+        torch.manual_seed(seed)
+        return recipe.module(network)
+
+
+def train(
+    name: str,
+    profile: str = "reduced",
+    settings: Mapping[str, Any] | None = None,
+    *,
+    run_dir: str | Path,
+    device: str = "auto",
+    minutes: float | None = None,
+) -> tuple[nn.Module, FitResult]:
+    """Train a model by its recipe and write ``NAME.safetensors`` and its card into ``run_dir`` when it is finished.
+
+    A run that ``minutes`` cut short is continued by the next call with the same arguments.
+    """
+    recipe = find_recipe(name, MODELS)
+    network, data, run = plan(recipe, profile, settings)
+    where = training.resolve_device(device)
+    module = build(recipe, network, run.seed).to(memory_format=torch.channels_last)
+    result = training.fit(module, make_data(data, where), run, run_dir=run_dir, device=device, minutes=minutes)
+    if result.finished:
+        tail = max(len(result.history["loss"]) // 10, 1)
+        card = {
+            "method": name,
+            "config": dataclasses.asdict(network),
+            "data": dataclasses.asdict(data),
+            "training": dataclasses.asdict(run),
+            "steps": result.steps_done,
+            "seed": run.seed,
+            "device": describe_device(where),
+            "wall_time_s": round(result.wall_time_s),
+            "metrics": {f"{k} (mean of last tenth)": sum(v[-tail:]) / tail for k, v in result.history.items()},
+        }
+        checkpoints.save(str(Path(run_dir) / f"{name}.safetensors"), module, card)
+    return module, result
+
+
+def describe_device(device: torch.device) -> str:
+    """``one CUDA GPU (NAME)`` or ``CPU, N threads``."""
+    if device.type == "cuda":
+        return f"one CUDA GPU ({torch.cuda.get_device_name(device)})"
+    return f"CPU, {torch.get_num_threads()} thread(s)"
+
+
+def load_method(name: str, checkpoint: str | Path | None = None, device: str = "auto") -> nn.Module:
+    """A trained method, built from its card and verified; errors as in `checkpoints.load_into`."""
+    recipe = find_recipe(name, MODELS)
+    checkpoint = checkpoint or recipe.checkpoint
+    card = checkpoints.read_card(checkpoint)
+    module = build(recipe, config.override(recipe.config, card["config"]))
+    checkpoints.load_into(module, checkpoint)
+    return module.to(training.resolve_device(device), memory_format=torch.channels_last)
+
+
+def restore(
+    method: nn.Module,
+    degraded: Tensor,
+    *,
+    seed: int = 0,
+    tile: int | None = None,
+    on_tile: Callable[[int, int], None] | None = None,
+    **options: Any,
+) -> Tensor:
+    """Restore images on the device of ``method``, whole or by tiles.
+
+    Args:
+        degraded: ``(B, 3, H, W)`` in [0, 1].
+        seed: of all randomness.
+        tile: side of square tiles in pixels (overlap a quarter); None takes the whole image at once.
+        on_tile: called with (done, total) tiles.
+        options: keyword arguments of the method's ``restore``, such as ``steps``.
+
+    Raises:
+        ValueError: an option the method does not have (the right ones are listed), or a bad tile size.
+    """
+    images.check_images(degraded, "degraded", channels=(3,))
+    known = {
+        k: p.default
+        for k, p in inspect.signature(method.restore).parameters.items()
+        if k not in ("degraded", "generator", "callback")
+    }
+    options = config.check_values(options, known, what="option")
+    if tile is not None and tile < 16:
+        raise ValueError(f"tile: must be at least 16 pixels, got {tile}")
+    device = next(method.parameters()).device
+    generator = torch.Generator().manual_seed(seed)
+
+    def run(x: Tensor) -> Tensor:
+        return method.restore(x.to(device), generator=generator, **options).cpu()
+
+    side = tile or max(degraded.shape[-2:])
+    return images.apply_tiled(run, degraded, side, side // 4, scale=method.scale, on_tile=on_tile)

@@ -1,0 +1,181 @@
+"""Recipes: plans, data, training to a checkpoint, loading and restoring with it; what a dry run finds."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from minirestore import checkpoints, recipes, resources
+from minirestore.denoiser import Denoiser, DenoiserConfig
+from minirestore.networks import count_parameters
+from minirestore.recipes import DataConfig
+
+TINY = {"widths": (8, 12), "blocks": 1, "embedding_width": 8, "images": 3, "image_size": 32, "crop": 16,
+        "steps": 6, "batch_size": 2, "warmup": 2}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    module, result = recipes.train("denoiser", "quick", TINY, run_dir=folder, device="cpu")
+    return folder, module, result
+
+
+def test_a_recipe_trains_to_a_checkpoint_that_loads_and_restores(trained):
+    folder, module, result = trained
+    assert result.finished
+    loaded = recipes.load_method("denoiser", folder / "denoiser.safetensors", device="cpu")
+    assert loaded.config == module.config
+    card = checkpoints.read_card(folder / "denoiser.safetensors")
+    assert card["steps"] == 6
+    assert card["training"]["batch_size"] == 2
+    assert card["data"]["source"] == "dead_leaves"
+    assert card["parameters"] == count_parameters(module)
+    noisy = torch.rand(1, 3, 20, 30, generator=torch.Generator().manual_seed(0))
+    out = recipes.restore(loaded, noisy, seed=3, steps=2)
+    assert out.shape == noisy.shape
+    assert torch.equal(out, recipes.restore(loaded, noisy, seed=3, steps=2))
+    assert not torch.equal(out, recipes.restore(loaded, noisy, seed=4, steps=2))
+
+
+def test_tiles_cover_the_image_and_agree_with_the_whole(trained):
+    """A regressor has no noise of its own, so tiles can only differ near their borders, where they are blended."""
+    _, module, _ = trained
+    model = Denoiser(dataclasses.replace(module.config, objective="regression"))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.05, generator=torch.Generator().manual_seed(0))
+    image = torch.rand(1, 3, 70, 90, generator=torch.Generator().manual_seed(0))
+    seen = []
+    tiled = recipes.restore(model, image, tile=48, on_tile=lambda done, total: seen.append((done, total)))
+    whole = recipes.restore(model, image)
+    assert seen == [(i, 6) for i in range(1, 7)]
+    assert tiled.shape == whole.shape
+    assert (tiled - whole).abs().mean() < 0.02
+
+
+def test_the_same_settings_give_the_same_checkpoint_bytes(trained, tmp_path):
+    folder, _, _ = trained
+    recipes.train("denoiser", "quick", TINY, run_dir=tmp_path, device="cpu")
+    name = "denoiser.safetensors"
+    assert (folder / name).read_bytes() == (tmp_path / name).read_bytes()
+
+
+def test_settings_reach_network_data_and_training():
+    network, data, run = recipes.plan(recipes.METHODS["denoiser"], "quick", {"blocks": "3", "sigma": 10, "steps": "7"})
+    assert (network.blocks, data.sigma, run.steps) == (3, 10.0, 7)
+    run_seeded = recipes.plan(recipes.METHODS["denoiser"], "quick", {"seed": 5})
+    assert run_seeded[2].seed == 5
+    assert run_seeded[1].seed == 0, "seed is the training seed; the pool stays"
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: recipes.find_recipe("denoisr"), "method: unknown name 'denoisr'; known: denoiser"),
+        (
+            lambda: recipes.plan(recipes.METHODS["denoiser"], "quick", {"step": 1}),
+            "unknown setting 'step' for denoiser; known: ",
+        ),
+        (lambda: recipes.plan(recipes.METHODS["denoiser"], "fast"), "profile"),
+        (lambda: recipes.make_data(DataConfig(source="internet")), "source: expected dead_leaves"),
+        (
+            lambda: recipes.restore(Denoiser(DenoiserConfig()), torch.rand(1, 3, 8, 8), stepz=3),
+            "unknown option 'stepz'",
+        ),
+        (
+            lambda: recipes.restore(Denoiser(DenoiserConfig()), torch.rand(1, 3, 8, 8), tile=4),
+            "tile: must be at least 16",
+        ),
+    ],
+)
+def test_bad_requests_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_batches_depend_on_the_generator_alone():
+    make_batch = recipes.make_data(DataConfig(images=2, image_size=32, crop=16))
+    a, b, c = (make_batch(3, torch.Generator().manual_seed(s)) for s in (0, 0, 1))
+    assert torch.equal(a["degraded"], b["degraded"])
+    assert not torch.equal(a["degraded"], c["degraded"])
+    assert a["clean"].shape == a["degraded"].shape == (3, 3, 16, 16)
+    assert (a["degraded"] - a["clean"]).std() == pytest.approx(25 / 255, rel=0.25)
+
+
+def test_labelled_scenes_keep_labels_whole():
+    make_batch = recipes.make_data(DataConfig(source="scenes", images=6, image_size=32, crop=16))
+    batch = make_batch(4, torch.Generator().manual_seed(0))
+    assert batch["labels"].dtype == torch.int64
+    assert batch["labels"].shape == (4, 1, 16, 16)
+    from minirestore import scenes
+
+    whole = torch.cat([scenes.render_scenes(1, 32, 0, family=f)["labels"] for f in scenes.FAMILIES])
+    assert set(batch["labels"].unique().tolist()) <= set(whole.unique().tolist())
+
+
+def test_a_folder_of_photographs_is_a_data_source(tmp_path, monkeypatch):
+    from PIL import Image
+
+    monkeypatch.setenv("MINIRESTORE_DATASETS", str(tmp_path))
+    data = DataConfig(source="folder:tiny", images=2, image_size=24, crop=24)
+    assert "found 0" in recipes.missing_data(data)[0]
+    with pytest.raises(FileNotFoundError, match="2 photographs in tiny/"):
+        recipes.make_data(data)
+    (tmp_path / "tiny").mkdir()
+    Image.new("RGB", (40, 30), (255, 0, 0)).save(tmp_path / "tiny" / "a.png")
+    Image.new("RGB", (20, 16), (0, 0, 255)).save(tmp_path / "tiny" / "b.png")
+    assert recipes.missing_data(data) == []
+    clean = recipes.make_data(data)(16, torch.Generator().manual_seed(0))["clean"]
+    colours = {tuple(pixel) for pixel in clean.permute(0, 2, 3, 1).reshape(-1, 3).tolist()}
+    assert colours == {(1.0, 0.0, 0.0), (0.0, 0.0, 1.0)}
+
+
+def test_a_dry_run_counts_and_lists_what_is_missing(monkeypatch, tmp_path):
+    monkeypatch.setenv("MINIRESTORE_DATASETS", str(tmp_path))
+    lines, missing = recipes.dry_run("05", {"profile": "full", "seed": 0})
+    network, _, run = recipes.plan(recipes.METHODS["denoiser"], "full")
+    total = count_parameters(recipes.build(recipes.METHODS["denoiser"], network, device="meta"))
+    assert any(f"{total:,}" in line and "total" in line for line in lines)
+    assert any("DIV2K_train_HR" in item for item in missing)
+    assert recipes.dry_run("05", {"profile": "quick", "seed": 0})[1] == []
+    changed, _ = recipes.dry_run("05", {"profile": "full", "steps": 2 * run.steps})
+    hours = [float(next(line for line in ls if "one CUDA GPU" in line).split()[1]) for ls in (lines, changed)]
+    assert hours[1] == pytest.approx(2 * hours[0], rel=0.01)
+
+
+def test_training_needs_agree_with_a_hand_count():
+    """One 3x3 convolution: 2 * 9 * C_in * C_out * H * W forward, three times that with the backward pass."""
+
+    class One(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = torch.nn.Conv2d(3, 5, 3, padding=1, bias=False)
+
+        def training_losses(self, batch, generator, step):
+            return {"loss": self.conv(batch["clean"]).sum()}
+
+    with torch.device("meta"):
+        needs = resources.training_needs(One(), {"clean": torch.empty(2, 3, 8, 8)}, ema=False)
+    assert needs.parts == {"conv": 135}
+    assert needs.flops_per_step == 3 * 2 * 9 * 3 * 5 * 64 * 2
+    assert needs.state_bytes == 4 * 4 * 135
+    assert needs.activation_bytes == 4 * 2 * 3 * 64, "the input is kept, the weight is counted with the state"
+
+
+def test_widening_a_network_changes_its_count():
+    recipe = recipes.METHODS["denoiser"]
+    counts = []
+    for width in (16, 32):
+        network, _, _ = recipes.plan(recipe, "quick", {"widths": (width, 32)})
+        counts.append(sum(resources.parameters_per_part(recipes.build(recipe, network, device="meta")).values()))
+    assert counts[1] > counts[0]
+
+
+@pytest.mark.parametrize("name", sorted(recipes.MODELS))
+@pytest.mark.parametrize("profile", ["quick", "reduced", "full"])
+def test_every_plan_builds_and_its_card_can_be_written(name, profile):
+    recipe = recipes.MODELS[name]
+    network, data, run = recipes.plan(recipe, profile)
+    assert sum(resources.parameters_per_part(recipes.build(recipe, network, device="meta")).values()) > 0
+    json.dumps([dataclasses.asdict(part) for part in (network, data, run)])
