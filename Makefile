@@ -1,0 +1,35 @@
+# Everything starts here; the only needs are make and Python >= 3.11. See `make help`.
+.DEFAULT_GOAL := help
+.PHONY: help course lab test build lock environment
+PYTHON ?= python3
+BIN := .venv/bin
+export OMP_NUM_THREADS := 1
+
+help:
+	@echo "make course   run every notebook; executed copies and an index of all figures go to runs/course"
+	@echo "make lab      open the notebooks in JupyterLab"
+	@echo "make test     run all checks, the notebooks included"
+	@echo "make build    rebuild the notebooks whose source has changed, and the student build"
+	@echo "make lock     choose exact versions anew (needs uv)"
+	@echo
+	@echo "The first of them creates .venv with the versions of requirements.lock; use another Python with"
+	@echo "make course PYTHON=/path/to/python3"
+
+course: environment
+	$(BIN)/python -m minirestore course run
+
+lab: environment
+	$(BIN)/jupyter lab notebooks
+
+test: environment
+	$(BIN)/python -m pytest -n 2 --dist loadfile --nbval --nbval-current-env
+
+build: environment
+	$(BIN)/python -m minirestore course build --student
+
+environment:
+	@$(PYTHON) .ci/environment.py
+
+lock:
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate \
+	    --extra course --extra lpips --extra full --extra dev --extra docs pyproject.toml -o requirements.lock
