@@ -32,17 +32,22 @@ MAD_TO_SIGMA = 0.6744897501960817  # median of |N(0, 1)|
 # --- filters ---------------------------------------------------------------------------------------------------------
 
 
-@torch.compiler.assume_constant_result
+# (dec_lo, dec_hi, rec_lo, rec_hi) of every wavelet as Python floats: constants that torch.compile can fold
+_TAPS = {
+    name: tuple(tuple(taps) for taps in pywt.Wavelet(name).filter_bank) for name in pywt.wavelist(kind="discrete")
+}
+
+
 def _taps(wavelet: str) -> tuple[tuple[float, ...], ...]:
-    """The four filters ``(dec_lo, dec_hi, rec_lo, rec_hi)`` as Python floats."""
+    """The four filters of one wavelet."""
     if not isinstance(wavelet, str):
         raise TypeError(f"wavelet: expected a name such as 'haar' or 'db4', got {type(wavelet).__name__}")
-    if wavelet not in pywt.wavelist(kind="discrete"):
+    if wavelet not in _TAPS:
         raise ValueError(
             f"wavelet: {wavelet!r} is not an orthogonal or biorthogonal wavelet; "
             "choose one of pywt.wavelist(kind='discrete'), for example 'haar', 'db4', 'sym8' or 'bior4.4'"
         )
-    return tuple(tuple(taps) for taps in pywt.Wavelet(wavelet).filter_bank)
+    return _TAPS[wavelet]
 
 
 def filter_bank(
