@@ -209,7 +209,7 @@ def add_restore(commands: argparse._SubParsersAction) -> None:
 
 
 def restore_command(arguments: argparse.Namespace) -> int:
-    from minirestore import photos, recipes, training
+    from minirestore import photos, recipes
 
     options = dict(config.parse_settings(arguments.set))
     if arguments.steps is not None:
@@ -218,7 +218,7 @@ def restore_command(arguments: argparse.Namespace) -> int:
     recipes.find_recipe(arguments.method)
     degraded = photos.read_image(arguments.input, max_side=None)
     method = recipes.load_method(arguments.method, arguments.checkpoint, arguments.device)
-    bar = training.progress_bar(1, arguments.method)
+    bar = config.progress_bar(1, arguments.method)
 
     def on_tile(done: int, total: int) -> None:
         bar.total = total

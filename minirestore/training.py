@@ -8,7 +8,6 @@ equals an uninterrupted one, and two processes or four accumulation steps see ex
 import io
 import math
 import os
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from minirestore.checkpoints import write_atomically
+from minirestore.config import progress_bar
 from minirestore.diffusion import BatchGenerator
 
 MakeBatch = Callable[[int, torch.Generator], dict[str, Tensor]]
@@ -96,13 +96,6 @@ def resolve_device(device: str = "auto") -> torch.device:
     ):
         raise RuntimeError(f"device: {device!r} asked for, but PyTorch sees no such GPU; use device='cpu' or 'auto'")
     return resolved
-
-
-def progress_bar(total: int, label: str, initial: int = 0):
-    """A tqdm bar that is silent without a terminal."""
-    from tqdm import tqdm
-
-    return tqdm(total=total, desc=label, initial=initial, disable=not sys.stderr.isatty(), leave=False)
 
 
 class _Losses(nn.Module):

@@ -33,9 +33,7 @@ MAD_TO_SIGMA = 0.6744897501960817  # median of |N(0, 1)|
 
 
 # (dec_lo, dec_hi, rec_lo, rec_hi) of every wavelet as Python floats: constants that torch.compile can fold
-_TAPS = {
-    name: tuple(tuple(taps) for taps in pywt.Wavelet(name).filter_bank) for name in pywt.wavelist(kind="discrete")
-}
+_TAPS = {name: tuple(tuple(taps) for taps in pywt.Wavelet(name).filter_bank) for name in pywt.wavelist(kind="discrete")}
 
 
 def _taps(wavelet: str) -> tuple[tuple[float, ...], ...]:

@@ -6,36 +6,16 @@ the cell in both cases.
 """
 
 import html
-import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from minirestore import plots
+from minirestore.config import reader_present
 
 if TYPE_CHECKING:
     from ipywidgets import VBox
 
 STATES = 3
-
-
-def reader_present() -> bool:
-    """Whether someone can move a slider: the notebook runs in a live front end.
-
-    ``MINIRESTORE_HEADLESS=1`` says no and ``MINIRESTORE_HEADLESS=0`` says yes; the course's own runners set the former.
-    Otherwise the answer is yes only inside an IPython kernel that a known front end started: Jupyter servers
-    (JupyterLab, Notebook, Binder) name the notebook in ``JPY_SESSION_NAME``; VS Code and Colab leave other marks.
-    papermill, nbclient, nbconvert and nbval leave none of these, so they get the static form.
-    """
-    headless = os.environ.get("MINIRESTORE_HEADLESS", "")
-    if headless in ("0", "1"):
-        return headless == "0"
-    from IPython import get_ipython
-
-    shell = get_ipython()
-    if shell is None or not hasattr(shell, "kernel"):
-        return False
-    return "JPY_SESSION_NAME" in os.environ or "__vsc_ipynb_file__" in shell.user_ns or "google.colab" in sys.modules
 
 
 def explore(

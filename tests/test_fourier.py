@@ -183,6 +183,11 @@ def test_mean_belongs_to_the_lowest_band_only():
     assert fourier.band_filter(x, 0.1).abs().max() <= 1e-15
 
 
+def test_a_frequency_on_an_edge_belongs_to_the_upper_band():
+    assert fourier.band_response(1, 8, 0.0, 0.25)[0, :5].tolist() == [1, 1, 0, 0, 0]
+    assert fourier.band_response(1, 8, 0.25, 0.5)[0, :5].tolist() == [0, 0, 1, 1, 0]
+
+
 def test_band_refuses():
     x = torch.zeros(1, 1, 8, 8)
     for low, high in ((0.3, 0.2), (-0.1, 0.2), (0.2, 0.2), (0.0, math.nan)):

@@ -69,7 +69,7 @@ def reference_vgg(weights, heads, x, y):
 
     distances = [
         (heads[f"lin{i}.model.1.weight"].double() * (a - b) ** 2).sum(1).mean((1, 2))
-        for i, (a, b) in enumerate(zip(layers(x), layers(y)))
+        for i, (a, b) in enumerate(zip(layers(x), layers(y), strict=False))
     ]
     return sum(distances)
 

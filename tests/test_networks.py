@@ -38,7 +38,9 @@ def test_a_fresh_network_returns_zero_and_a_fresh_block_its_input():
 
 def test_parameter_count_follows_the_widths():
     narrow, wide = (count_parameters(UNet(6, 3, (w, 2 * w), 1, 2, None)) for w in (8, 16))
-    per_level = lambda w: 2 * (2 * (9 * w * w + w)) + 2 * (9 * 4 * w * w + 2 * w)  # blocks
+
+    def per_level(w):
+        return 2 * (2 * (9 * w * w + w)) + 2 * (9 * 4 * w * w + 2 * w)  # blocks
 
     def rest(w):
         return (24 * 9 * w + w) + (4 * 2 * w * w + 2 * w) + (9 * 2 * w * w + w) + (2 * w * w + w) + (9 * w * 12 + 12)

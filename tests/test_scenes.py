@@ -1,5 +1,6 @@
 """Dead leaves and ray-cast scenes against slow, independent references; pools of crops."""
 
+import itertools
 import math
 
 import numpy as np
@@ -39,9 +40,7 @@ def slope(image):
     f = torch.fft.fftfreq(S)
     radius = (f[:, None] ** 2 + f**2).sqrt()
     edges = np.geomspace(4 / S, 0.35, 12)
-    means = torch.stack(
-        [power[:, (radius >= a) & (radius < b)].mean(1) for a, b in zip(edges, edges[1:], strict=False)]
-    )
+    means = torch.stack([power[:, (radius >= a) & (radius < b)].mean(1) for a, b in itertools.pairwise(edges)])
     return np.polyfit(np.log(edges[:-1] * edges[1:]) / 2, means.log().numpy(), 1)[0].mean()
 
 

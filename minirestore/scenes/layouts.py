@@ -168,7 +168,7 @@ def _poles(layout: Layout) -> np.ndarray:
 
 def _text(layout: Layout) -> np.ndarray:
     """Two boards, each with four lines of five glyphs; a glyph is a stem and a bar, raised by 4 mm."""
-    floor, back, lamp = _stage(layout)
+    _floor, _back, lamp = _stage(layout)
     uniform = layout.rng.uniform
     for side in (-1, 1):
         z, half = uniform(1.4, 2.4), np.array([uniform(0.4, 0.7), uniform(0.35, 0.6), 0.02])

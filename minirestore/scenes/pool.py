@@ -2,8 +2,8 @@
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from minirestore.config import progress_bar
 from minirestore.scenes.dead_leaves import dead_leaves
 
 
@@ -40,7 +40,7 @@ class CropPool:
             raise ValueError(f"count: expected at least 1 image, got {count}")
         images = torch.empty(count, 3, size, size, dtype=torch.uint8, device=device)
         chunk = 1 if images.device.type == "cpu" else 16
-        with tqdm(total=count, desc="dead leaves", unit="image", disable=None) as progress:
+        with progress_bar(count, "dead leaves") as progress:
             for start in range(0, count, chunk):
                 number = min(chunk, count - start)
                 drawn = dead_leaves(number, size, seed, start=start, device=device, **options)

@@ -5,6 +5,8 @@ the planar depth. Every solid is convex: a ray is inside it over one interval, a
 to find that interval in the solid's own axes (the slab method of Kay and Kajiya, 1986, and two quadratics).
 """
 
+import itertools
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -111,7 +113,7 @@ def _albedo(scene: dict, which: Tensor, u: Tensor, v: Tensor, footprint: Tensor)
     """
     base, noise, tile, scale, ox, oy, wave, fx, fy, checks, rate = _take(scene["texture"], which)
     texels = footprint * scale
-    limits = torch.tensor([(a + b) / 2 for a, b in zip(BLUR_LEVELS, BLUR_LEVELS[1:], strict=False)], device=u.device)
+    limits = torch.tensor([(a + b) / 2 for a, b in itertools.pairwise(BLUR_LEVELS)], device=u.device)
     level = torch.bucketize(texels / 2, limits)
     sample = _noise_at(scene["tiles"], level * TILES + tile.long(), v * scale + oy, u * scale + ox)
     turn = fx * u + fy * v
