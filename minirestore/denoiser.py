@@ -134,7 +134,7 @@ class Denoiser(nn.Module):
         if steps < 1 or samples < 1:
             raise ValueError(f"steps and samples: must be at least 1, got steps={steps}, samples={samples}")
         if generator is None:
-            generator = torch.Generator().manual_seed(0)
+            generator = diffusion.BatchGenerator(0, 0)
 
         def run(y: Tensor) -> Tensor:
             if self.config.objective == "regression":

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minirestore import checkpoints, config, degradations, images, resources, training
+from minirestore import checkpoints, config, degradations, diffusion, images, resources, training
 from minirestore.denoiser import Denoiser, DenoiserConfig
 from minirestore.features import FeatureEncoder, FeatureEncoderConfig
 from minirestore.training import FitResult, MakeBatch, TrainingConfig
@@ -365,7 +365,7 @@ def restore(
     if tile is not None and tile < 16:
         raise ValueError(f"tile: must be at least 16 pixels, got {tile}")
     device = next(method.parameters()).device
-    generator = torch.Generator().manual_seed(seed)
+    generator = diffusion.BatchGenerator(seed, 0)  # not manual_seed(seed): whoever made the noise may have used that
 
     def run(x: Tensor) -> Tensor:
         return method.restore(x.to(device), generator=generator, **options).cpu()

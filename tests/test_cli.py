@@ -132,7 +132,7 @@ def test_build_writes_the_main_notebook_the_lab_and_the_export(example, monkeypa
     assert example.notebook.is_file()
     assert example.lab.is_file()
     assert Path("exported/source/42_example/42_example.ipynb").is_file()
-    assert cli.main(["course", "build"]) == 0
+    assert cli.main(["course", "build", "42"]) == 0
     assert "42_example: up to date" in capsys.readouterr().out
 
 

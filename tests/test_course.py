@@ -46,6 +46,10 @@ def test_line_endings_do_not_make_a_notebook_stale(tmp_path):
     assert sources.source_hash(lesson) != digest
 
 
+def test_the_notebook_zero_is_found_by_its_short_number():
+    assert sources.lessons(["0"])[0].number == "00"
+
+
 @pytest.mark.parametrize("wanted", ["3", "03", "03_wavelets"])
 def test_notebooks_are_found_by_number_or_name(wanted):
     assert [lesson.name for lesson in sources.lessons([wanted])] == ["03_wavelets"]

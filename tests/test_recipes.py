@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from minirestore import checkpoints, recipes, resources
+from minirestore import checkpoints, degradations, recipes, resources
 from minirestore.denoiser import Denoiser, DenoiserConfig
 from minirestore.networks import count_parameters
 from minirestore.recipes import DataConfig
@@ -37,6 +37,19 @@ def test_a_recipe_trains_to_a_checkpoint_that_loads_and_restores(trained):
     assert out.shape == noisy.shape
     assert torch.equal(out, recipes.restore(loaded, noisy, seed=3, steps=2))
     assert not torch.equal(out, recipes.restore(loaded, noisy, seed=4, steps=2))
+
+
+def test_the_sampler_does_not_repeat_the_noise_of_its_input(monkeypatch):
+    """A sampler seeded like the degradation would start from exactly the noise it is to remove."""
+    clean = torch.full((1, 3, 16, 16), 0.5)
+    noisy = degradations.gaussian_noise(clean, 25, 7, clip=False)
+    noise = ((noisy - clean) * 255 / 25).flatten()
+    model = Denoiser(DenoiserConfig(widths=(8, 12), blocks=1, embedding_width=8))
+    drawn = []
+    monkeypatch.setattr(model, "predict_x0", lambda x_t, y, level: drawn.append(x_t) or y)
+    recipes.restore(model, noisy.clamp(0, 1), seed=7, steps=1)
+    correlation = torch.corrcoef(torch.stack([noise, drawn[0].flatten()]))[0, 1]
+    assert correlation.abs() < 0.2
 
 
 def test_tiles_cover_the_image_and_agree_with_the_whole(trained):

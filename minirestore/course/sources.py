@@ -81,7 +81,7 @@ def lessons(numbers: Sequence[str] = (), root: Path | None = None) -> list[Lesso
     wanted = []
     for text in numbers:
         number = text.split("_")[0].zfill(2)
-        if number not in known or text not in (number, number.lstrip("0"), "0", known[number].name):
+        if number not in known or text not in (number, str(int(number)), known[number].name):
             raise ValueError(f"notebook: got {text!r}; choose from {', '.join(known) or 'none found'}")
         wanted.append(known[number])
     return wanted or found
