@@ -78,7 +78,7 @@ def is_solution(cell: NotebookNode) -> bool:
 
 
 def student(notebook: NotebookNode) -> NotebookNode:
-    """The notebook with stubs for solutions and without the outputs of stubs and checks."""
+    """The notebook with stubs for solutions and without outputs: students see their own, and copies stay small."""
     lab = copy.deepcopy(notebook)
     lab.cells = [cell for cell in lab.cells if cell.cell_type == "code" or "solution" not in tags(cell)]
     lab.metadata.minirestore.variant = "student"
@@ -86,7 +86,7 @@ def student(notebook: NotebookNode) -> NotebookNode:
         if is_solution(cell):
             cell.source = stub(cell.source)
             cell.metadata = NotebookNode(tags=["exercise"])
-        if "exercise" in tags(cell) or is_check(cell):
+        if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
     return lab
 
