@@ -8,7 +8,7 @@ from pathlib import Path
 
 import nbformat
 
-from minirestore.course.sources import Lesson
+from minirestore.course.sources import Lesson, tags
 
 PICTURE = Path("docs") / "readme.png"
 
@@ -56,16 +56,16 @@ def course_map(url: str, lessons: Sequence[Lesson]) -> str:
 
 
 def picture(lesson: Lesson) -> bytes:
-    """PNG bytes of the first figure of a built notebook.
+    """PNG bytes of the figure under the cell tagged ``readme`` of a built notebook.
 
     Raises:
-        ValueError: the notebook has no figure.
+        ValueError: the notebook has no such figure.
     """
     for cell in nbformat.read(lesson.notebook, as_version=4).cells:
-        for output in cell.get("outputs", ()):
+        for output in cell.get("outputs", ()) if "readme" in tags(cell) else ():
             if png := output.get("data", {}).get("image/png"):
                 return base64.b64decode(png)
-    raise ValueError(f"{lesson.name}: the notebook has no figure; build it first")
+    raise ValueError(f"{lesson.name}: no figure under a cell tagged readme; tag one and build the notebook")
 
 
 def render(text: str, root: Path, lessons: Sequence[Lesson]) -> str:
@@ -77,8 +77,8 @@ def render(text: str, root: Path, lessons: Sequence[Lesson]) -> str:
     url = repository_url(root)
     blocks = {"badges": badges(url, lessons[0]), "course map": course_map(url, lessons)}
     for name, block in blocks.items():
-        pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", re.DOTALL)
-        text, count = pattern.subn(lambda match, block=block: match[1] + block + match[2], text)
+        pattern = re.compile(rf"(<!-- {name} -->\n)(?:.*?\n)??(<!-- /{name} -->)", re.DOTALL)
+        text, count = pattern.subn(lambda match, block=block: f"{match[1]}{block}\n{match[2]}", text)
         if count != 1:
             raise ValueError(f"README.md: expected one pair of marks <!-- {name} --> and <!-- /{name} -->, got {count}")
     return text
