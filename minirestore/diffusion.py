@@ -105,11 +105,11 @@ def make_alpha_bar(betas: Tensor, *, zero_terminal_snr: bool = False) -> Tensor:
 def timesteps(T: int, steps: int, spacing: str = "trailing") -> list[int]:
     """The ``steps`` training indices that a sampler visits, decreasing, the first always ``T - 1``.
 
-    ``trailing`` counts down from T in equal strides, ``linspace`` includes both T - 1 and 0, ``leading`` counts up
+    ``trailing`` counts down from T in strides of T / steps, ``linspace`` includes both T - 1 and 0, ``leading`` counts up
     from 0. A sample starts as pure noise, so the first call must happen at T - 1: diffusers' ``leading`` starts
     lower (with one step it asks the network about t = 0, a clean image), hence the first index is raised here.
-    diffusers' DDIM with ``linspace`` also steps to ``t - T // steps`` rather than to the next index of its own
-    list; our samplers go to the next index.
+    diffusers' DDIM also steps to ``t - T // steps`` rather than to the next index of its own list, which is wrong for
+    ``linspace``, and for ``trailing`` where steps does not divide T; our samplers go to the next index.
     """
     if spacing not in SPACINGS:
         raise ValueError(f"spacing: expected one of {', '.join(SPACINGS)}, got {spacing!r}")
