@@ -82,6 +82,27 @@ def test_preconditioned_target_inverts_the_prediction(alpha_bar):
     assert torch.allclose(model.predict_x0(x_t, y, level), x0, atol=1e-6)
 
 
+@pytest.mark.parametrize("alpha_bar", [0.0, 0.1, 0.9, 0.999])
+def test_the_blend_weighs_sample_and_condition_to_one(alpha_bar):
+    """c_skip = s^2 / (s^2 + sigma^2), and a sample that says the same as the condition changes nothing."""
+    s = SMALL.residual_scale
+    y = torch.rand(1, 3, 4, 4, dtype=torch.float64)
+    level = torch.tensor([alpha_bar], dtype=torch.float64)
+    skip, keep, out = Denoiser(SMALL).preconditioning(level, y)
+    assert torch.allclose(skip * level.sqrt() * y + keep * y, y)
+    variance = (1 - alpha_bar) / max(alpha_bar, 1e-12)
+    assert keep.item() == pytest.approx(variance / (s**2 + variance))
+    assert out.item() == pytest.approx(s * (variance / (s**2 + variance)) ** 0.5)
+
+
+def test_pure_noise_is_embedded_as_the_noisiest_level_of_training():
+    model = Denoiser(SMALL)
+    low = torch.sigmoid(torch.tensor([SMALL.log_snr_range[0]]))
+    embed = model.network.embedding
+    assert torch.allclose(embed(torch.zeros(1)), embed(low), atol=1e-5)
+    assert not torch.allclose(embed(torch.zeros(1)), embed(torch.sigmoid(torch.tensor([SMALL.log_snr_range[0] + 1]))))
+
+
 def test_preconditioned_target_has_unit_scale():
     """The residual has size s, so the target of F has size 1 at every noise level (EDM, section 5)."""
     model = random_denoiser()
