@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from minirestore import statistics
 from minirestore.statistics import Interval, holm, paired_bootstrap, paired_t, significant, t_interval
 
 RNG = np.random.default_rng(0)
@@ -136,3 +137,24 @@ def test_intervals_are_frozen_and_answer_membership():
 def test_bad_input_gives_one_clear_error(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_clustered_intervals_are_the_bootstrap_and_t_over_the_means_of_photographs():
+    differences = [1.0, 3.0, 2.0, 4.0, 9.0, 5.0]
+    clusters = ["a", "a", "b", "b", "c", "c"]
+    bootstrap, t = statistics.clustered_intervals(differences, clusters, 0)
+    assert bootstrap == statistics.paired_bootstrap(differences, clusters, 0)
+    assert t == statistics.t_interval([2.0, 3.0, 7.0])
+    assert t.n == 3
+
+
+def test_a_verdict_needs_every_interval_on_one_side():
+    inside, high, higher, low = (statistics.Interval(0, a, b, 3) for a, b in ((-1, 1), (0.5, 2), (3, 4), (-4, -3)))
+    assert statistics.verdict(high, higher) == "above"
+    assert statistics.verdict(high, inside) == "not resolved"
+    assert statistics.verdict(low) == "below"
+    assert statistics.verdict(low, high) == "not resolved"
+    assert statistics.verdict(high, higher, threshold=2.5) == "not resolved"
+    assert statistics.verdict(higher, threshold=2.5) == "above"
+    with pytest.raises(ValueError, match="at least one"):
+        statistics.verdict()
