@@ -56,10 +56,16 @@ def save(path: str | Path, module: nn.Module, card: dict[str, Any], dtype: torch
         tensors[key] = stored
     payload = serialise(tensors)
     card = {**card, "parameters": sum(t.numel() for t in tensors.values()), "dtype": str(dtype).removeprefix("torch.")}
-    card["sha256"] = hashlib.sha256(payload).hexdigest()
+    card["sha256"] = _digest(payload, card)
     write_atomically(path, payload)
     write_atomically(path.with_suffix(".json"), (json.dumps(card, indent=1, sort_keys=True) + "\n").encode())
     return path
+
+
+def _digest(payload: bytes, card: dict[str, Any]) -> str:
+    """sha256 of the weights and of the card without its sha256: neither can change unnoticed."""
+    rest = {key: value for key, value in card.items() if key != "sha256"}
+    return hashlib.sha256(payload + json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def read_card(name: str | Path) -> dict[str, Any]:
@@ -82,6 +88,8 @@ def read_card(name: str | Path) -> dict[str, Any]:
         card = json.loads(card_path.read_text())
     except ValueError as error:
         raise ValueError(f"checkpoint {name!s}: {card_path.name} is not valid JSON ({error}); fetch it again") from None
+    if not isinstance(card, dict) or not isinstance(card.get("config", {}), dict):
+        raise ValueError(f"checkpoint {name!s}: {card_path.name} does not hold a card; fetch it again")
     if missing := [field for field in (*CARD_FIELDS, "sha256") if field not in card]:
         raise ValueError(f"checkpoint {name!s}: {card_path.name} lacks {', '.join(missing)}; fetch it again")
     return card
@@ -97,8 +105,8 @@ def load(name: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     card = read_card(name)
     payload = checkpoint_path(str(name)).read_bytes()
-    if hashlib.sha256(payload).hexdigest() != card["sha256"]:
-        raise ValueError(f"checkpoint {name!s}: the file is damaged (its sha256 differs from the card); fetch it again")
+    if _digest(payload, card) != card["sha256"]:
+        raise ValueError(f"checkpoint {name!s}: weights or card are damaged (the sha256 differs); fetch both again")
     tensors = deserialise(payload)
     return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}, card
 
@@ -110,6 +118,12 @@ def load_into(module: nn.Module, name: str | Path) -> dict[str, Any]:
         ValueError: keys or shapes differ from the module's; the message names the first ones.
     """
     tensors, card = load(name)
+    fill(module, tensors, name)
+    return card
+
+
+def fill(module: nn.Module, tensors: dict[str, Tensor], name: str | Path) -> None:
+    """Put loaded weights into ``module`` (strictly) and set it to evaluation mode; errors as in `load_into`."""
     expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     found = {key: tuple(value.shape) for key, value in tensors.items()}
     if expected != found:
@@ -118,4 +132,3 @@ def load_into(module: nn.Module, name: str | Path) -> dict[str, Any]:
         raise ValueError(f"checkpoint {name!s}: does not fit this module: {detail}; build it from the card's config")
     module.load_state_dict(tensors)
     module.eval()
-    return card

@@ -298,6 +298,8 @@ def train_command(arguments: argparse.Namespace) -> int:
         device=arguments.device,
         minutes=arguments.minutes,
     )
+    if not result.is_main_process:
+        return 0
     losses = result.history.get("loss", [])
     tail = losses[-max(len(losses) // 10, 1) :]
     mean = f", mean loss of the last tenth {sum(tail) / len(tail):.4g}" if tail else ""
@@ -314,7 +316,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("minirestore: interrupted", file=sys.stderr)
         return 130
-    except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
+    except (ValueError, TypeError, OSError, RuntimeError, ImportError, ArithmeticError, LookupError) as error:
         if os.environ.get("MINIRESTORE_TRACEBACK"):
             raise
         print(f"minirestore: error: {' '.join(str(error).split())}", file=sys.stderr)

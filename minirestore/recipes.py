@@ -53,9 +53,10 @@ class Recipe:
     Attributes:
         name, task: task is denoise, deblur, derain, sr, restore, depth or features.
         scale: output pixels per input pixel.
-        notebook: number of the notebook that teaches it.
+        notebook: number of the notebook that trains it, empty if none does.
         module, config: the class and its default configuration.
         profiles: per profile, what differs from the default configuration, the data, and the training run.
+        checkpoints: names of the shipped checkpoints, the default first; its notebook trains as many networks.
     """
 
     name: str
@@ -65,11 +66,12 @@ class Recipe:
     module: Callable[[Any], nn.Module]
     config: Any
     profiles: Mapping[str, tuple[Mapping[str, Any], DataConfig, TrainingConfig]]
+    checkpoints: tuple[str, ...]
 
     @property
     def checkpoint(self) -> str:
-        """Name of the shipped checkpoint."""
-        return self.name
+        """Name of the checkpoint that is loaded by default."""
+        return self.checkpoints[0]
 
 
 _FULL_DENOISER = {"widths": (128, 256, 384), "blocks": 3, "embedding_width": 512}
@@ -78,6 +80,7 @@ DENOISER = Recipe(
     task="denoise",
     scale=1,
     notebook="05",
+    checkpoints=("denoiser", "denoiser_regressor"),
     module=Denoiser,
     config=DenoiserConfig(),
     profiles={
@@ -105,7 +108,8 @@ FEATURES = Recipe(
     name="features",
     task="features",
     scale=1,
-    notebook="05",
+    notebook="",
+    checkpoints=("features",),
     module=FeatureEncoder,
     config=FeatureEncoderConfig(),
     profiles={
@@ -174,13 +178,20 @@ def dry_run(notebook: str, values: Mapping[str, Any]) -> tuple[list[str], list[s
         needs = resources.training_needs(build(recipe, network, device="meta"), batch, ema=run.ema_decay > 0)
         lacking = missing_data(data)
         origin = "photographs" if data.source.startswith("folder:") else "procedural, made in memory"
+        quick = values["profile"] == "quick"
+        networks = 1 if quick else len(recipe.checkpoints)
         lines += [
             f"{recipe.name} at profile {values['profile']}",
-            f"training    {run.steps:,} steps of {run.batch_size} crops of {data.crop} px",
-            *needs.lines(run.steps),
+            f"training    {networks} x {run.steps:,} steps of {run.batch_size} crops of {data.crop} px",
+            *needs.lines(networks * run.steps),
             f"data        {data.source} ({origin}): {'missing' if lacking else 'present'}",
-            "weights     none needed, trained from scratch",
         ]
+        if quick:  # trained for seconds to show the loop; the results come from what is shipped
+            absent = [c for c in recipe.checkpoints if not checkpoints.checkpoint_path(c).is_file()]
+            lines += [f"weights     {c}: {'missing' if c in absent else 'present'}" for c in recipe.checkpoints]
+            lacking += [f"checkpoint {c}; train it with minirestore train, or set MINIRESTORE_DATA" for c in absent]
+        else:
+            lines.append("weights     none needed, trained from scratch")
         missing += lacking
     if values["profile"] == "full" and not torch.cuda.is_available():
         missing.append("a CUDA GPU (PyTorch sees none)")
@@ -248,7 +259,7 @@ def _folder_images(data: DataConfig) -> Tensor:
     folder = datasets_directory() / data.source.removeprefix("folder:")
     stack = []
     for path in _image_files(folder)[: data.images]:
-        photo = images.pad_to_multiple(photos.read_image(path), 1, minimum=data.image_size)
+        photo = images.pad_to_multiple(photos.read_image(path, max_side=None), 1, minimum=data.image_size)
         top, left = ((side - data.image_size) // 2 for side in photo.shape[-2:])
         crop = photo[0, :, top : top + data.image_size, left : left + data.image_size]
         stack.append((crop * 255).round().to(torch.uint8))
@@ -299,8 +310,18 @@ def train(
     network, data, run = plan(recipe, profile, settings)
     where = training.resolve_device(device)
     module = build(recipe, network, run.seed).to(memory_format=torch.channels_last)
-    result = training.fit(module, make_data(data, where), run, run_dir=run_dir, device=device, minutes=minutes)
-    if result.finished:
+    parts = {"network": network, "data": data}
+    identity = {f"{part}.{k}": v for part, values in parts.items() for k, v in dataclasses.asdict(values).items()}
+    result = training.fit(
+        module,
+        make_data(data, where),
+        run,
+        run_dir=run_dir,
+        identity={"model": name, **identity},
+        device=device,
+        minutes=minutes,
+    )
+    if result.finished and result.is_main_process:
         tail = max(len(result.history["loss"]) // 10, 1)
         card = {
             "method": name,
@@ -328,9 +349,11 @@ def load_method(name: str, checkpoint: str | Path | None = None, device: str = "
     """A trained method, built from its card and verified; errors as in `checkpoints.load_into`."""
     recipe = find_recipe(name, MODELS)
     checkpoint = checkpoint or recipe.checkpoint
-    card = checkpoints.read_card(checkpoint)
+    tensors, card = checkpoints.load(checkpoint)
+    if card["method"] != name:
+        raise ValueError(f"checkpoint {checkpoint!s}: holds {card['method']!r}, not {name!r}; name another one")
     module = build(recipe, config.override(recipe.config, card["config"]))
-    checkpoints.load_into(module, checkpoint)
+    checkpoints.fill(module, tensors, checkpoint)
     return module.to(training.resolve_device(device), memory_format=torch.channels_last)
 
 

@@ -31,17 +31,21 @@ class TrainingNeeds:
         """The needs of ``steps`` optimiser steps in words, one fact per line."""
         width = max(map(len, self.parts))
         total = sum(self.parts.values())
-        hours = {where: self.flops_per_step * steps / rate / 3600 for where, rate in SUSTAINED_FLOPS.items()}
+        seconds = {where: self.flops_per_step * steps / rate for where, rate in SUSTAINED_FLOPS.items()}
         return [
             *(f"parameters  {name:<{width}}  {count:>13,}" for name, count in self.parts.items()),
             f"parameters  {'total':<{width}}  {total:>13,}",
             f"memory      {self.state_bytes / 2**30:.3g} GiB weights, gradients, optimiser and average (float32)",
             f"memory      {self.activation_bytes / 2**30:.3g} GiB activations of a batch (float32; half with bf16)",
             *(
-                f"time        {hour:.3g} h on {where}, assuming {SUSTAINED_FLOPS[where]:.0e} FLOP/s sustained"
-                for where, hour in hours.items()
+                f"time        {_duration(time)} on {where}, assuming {SUSTAINED_FLOPS[where]:.0e} FLOP/s sustained"
+                for where, time in seconds.items()
             ),
         ]
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.3g} s" if seconds < 60 else f"{seconds / 3600:.3g} h"
 
 
 def parameters_per_part(module: nn.Module) -> dict[str, int]:

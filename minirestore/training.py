@@ -5,13 +5,15 @@ A run is a pure function of (method, data, `TrainingConfig`): the batch and the 
 equals an uninterrupted one, and two processes or four accumulation steps see exactly what one process sees.
 """
 
+import hashlib
 import io
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +62,13 @@ class TrainingConfig:
             raise ValueError(f"steps and accumulation: must be at least 1, got {self.steps} and {self.accumulation}")
         if self.batch_size < 1 or self.batch_size % self.accumulation:
             raise ValueError(f"batch_size: {self.batch_size} is not a positive multiple of {self.accumulation}")
+        if not 0 < self.learning_rate < math.inf or not self.gradient_clip > 0:
+            got = f"{self.learning_rate} and {self.gradient_clip}"
+            raise ValueError(f"learning_rate and gradient_clip: must be positive, got {got}")
+        if self.warmup < 0 or not 0 <= self.ema_decay < 1:
+            raise ValueError(f"warmup >= 0 and 0 <= ema_decay < 1: got {self.warmup} and {self.ema_decay}")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas: expected two numbers in [0, 1), got {self.betas}")
 
     def learning_rate_at(self, step: int) -> float:
         """Linear warm-up, then half a cosine to 0 at ``steps``."""
@@ -73,20 +82,23 @@ class TrainingConfig:
 class FitResult:
     """What `fit` did: ``history`` holds each step's losses by name; ``finished`` is False if time ran out.
 
-    ``wall_time_s`` counts all calls that worked on the run.
+    ``wall_time_s`` counts all calls that worked on the run; ``is_main_process`` says who should write results.
     """
 
     steps_done: int
     finished: bool
     wall_time_s: float
     device: str
+    is_main_process: bool
     history: dict[str, list[float]] = field(default_factory=dict)
 
 
 def resolve_device(device: str = "auto") -> torch.device:
     """``auto`` is CUDA when there is a working GPU, else the CPU; naming an absent device raises RuntimeError."""
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))  # each process its own GPU
     try:
         resolved = torch.device(device)
     except RuntimeError:
@@ -115,6 +127,7 @@ def fit(
     config: TrainingConfig,
     *,
     run_dir: str | Path | None = None,
+    identity: Mapping[str, Any] | None = None,
     device: str = "auto",
     minutes: float | None = None,
     save_every: int = 500,
@@ -127,15 +140,18 @@ def fit(
         make_batch: ``(batch_size, generator) -> batch`` for the whole batch; a pure function of its arguments.
         config: see `TrainingConfig`.
         run_dir: folder for the resumable state, written atomically; an unfinished run found there goes on.
+        identity: what else makes this run what it is (network, data), by name; saved and compared on resuming.
         device: ``auto``, ``cpu``, ``cuda``; several processes are started with ``accelerate launch``.
         minutes: stop (and save) after so much wall time in this call; the run can be resumed.
         save_every: steps between two saves of the state.
         on_step: called with (steps done, losses of that step).
 
     Raises:
-        ValueError: ``run_dir`` holds a run with another configuration.
+        ValueError: ``run_dir`` holds another run or a damaged state; ``save_every`` or ``minutes`` is out of range.
         FloatingPointError: a loss is not finite; the last saved state is kept.
     """
+    if save_every < 1 or (minutes is not None and not minutes >= 0):
+        raise ValueError(f"save_every >= 1 and minutes >= 0: got {save_every} and {minutes}")
     accelerator = _make_accelerator(config, resolve_device(device))
     shards = accelerator.num_processes * config.accumulation
     if config.batch_size % shards:
@@ -146,7 +162,8 @@ def fit(
     ema = _make_ema(parameters, config)
     losses, optimiser = accelerator.prepare(_Losses(method), optimiser)
     state_path = Path(run_dir) / STATE_FILE if run_dir is not None else None
-    history, spent = _load_state(state_path, config, method, optimiser, ema) if state_path else ({}, 0.0)
+    identity = {**asdict(config), **(identity or {})}
+    history, spent = _load_state(state_path, identity, method, optimiser, ema) if state_path else ({}, 0.0)
     done = len(history.get("loss", ()))
     started = time.monotonic()
 
@@ -154,7 +171,7 @@ def fit(
         return spent + time.monotonic() - started
 
     bar = progress_bar(config.steps, "train", done)
-    while done < config.steps and (minutes is None or time.monotonic() - started < 60 * minutes):
+    while done < config.steps and not _time_is_up(accelerator, started, minutes):
         for group in optimiser.param_groups:
             group["lr"] = config.learning_rate_at(done)
         values = _step(accelerator, losses, parameters, optimiser, make_batch, config, done)
@@ -167,24 +184,41 @@ def fit(
         if on_step is not None:
             on_step(done, values)
         if state_path and done % save_every == 0 and done < config.steps:
-            _save_state(accelerator, state_path, config, method, optimiser, ema, history, elapsed())
+            _save_state(accelerator, state_path, identity, method, optimiser, ema, history, elapsed())
     bar.close()
     if state_path:
-        _save_state(accelerator, state_path, config, method, optimiser, ema, history, elapsed())
+        _save_state(accelerator, state_path, identity, method, optimiser, ema, history, elapsed())
     if ema is not None:
         with torch.no_grad():
             for parameter, averaged in zip(parameters, ema.module, strict=True):
                 parameter.copy_(averaged)
     method.eval()
-    return FitResult(done, done >= config.steps, elapsed(), str(accelerator.device), history)
+    main = accelerator.is_main_process
+    return FitResult(done, done >= config.steps, elapsed(), str(accelerator.device), main, history)
 
 
 def _make_accelerator(config: TrainingConfig, device: torch.device):
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
-    AcceleratorState._reset_state()  # Accelerate refuses a second precision in one process otherwise
-    return Accelerator(mixed_precision=config.precision, cpu=device.type == "cpu")
+    # Accelerate keeps device and precision for the life of a process; a second run may ask for others
+    AcceleratorState._reset_state(reset_partial_state=int(os.environ.get("WORLD_SIZE", 1)) == 1)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    accelerator = Accelerator(mixed_precision=config.precision, cpu=device.type == "cpu")
+    if accelerator.device.type != device.type:
+        raise RuntimeError(f"device: asked for {device}, but Accelerate runs on {accelerator.device}")
+    return accelerator
+
+
+def _time_is_up(accelerator, started: float, minutes: float | None) -> bool:
+    """Whether ``minutes`` have passed on the clock of the main process, which decides for all."""
+    if minutes is None:
+        return False
+    from accelerate.utils import broadcast
+
+    up = torch.tensor(float(time.monotonic() - started >= 60 * minutes), device=accelerator.device)
+    return bool(broadcast(up).item())
 
 
 def _make_ema(parameters: list[nn.Parameter], config: TrainingConfig):
@@ -235,12 +269,18 @@ def _maybe_no_sync(accelerator, losses, last: bool):
     return nullcontext() if last else accelerator.no_sync(losses)
 
 
-def _save_state(accelerator, path: Path, config, method, optimiser, ema, history, wall_time_s) -> None:
-    if not accelerator.is_main_process:
-        return
+def _save_state(accelerator, path: Path, identity, method, optimiser, ema, history, wall_time_s) -> None:
+    """Write the whole state, headed by its sha256; every process waits until it is there."""
+    if accelerator.is_main_process:
+        state = _state(identity, method, optimiser, ema, history, wall_time_s)
+        write_atomically(path, hashlib.sha256(state).hexdigest().encode() + state)
+    accelerator.wait_for_everyone()
+
+
+def _state(identity, method, optimiser, ema, history, wall_time_s) -> bytes:
     buffer = io.BytesIO()
     state = {
-        "config": asdict(config),
+        "identity": dict(identity),
         "method": method.state_dict(),
         "optimiser": optimiser.state_dict(),
         "ema": ema.state_dict() if ema is not None else None,
@@ -248,20 +288,20 @@ def _save_state(accelerator, path: Path, config, method, optimiser, ema, history
         "wall_time_s": wall_time_s,
     }
     torch.save(state, buffer)
-    write_atomically(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
-def _load_state(path: Path, config, method, optimiser, ema) -> tuple[dict[str, list[float]], float]:
+def _load_state(path: Path, identity, method, optimiser, ema) -> tuple[dict[str, list[float]], float]:
     """Restore a saved run, if there is one; returns its history and the wall time spent on it."""
     if not path.is_file():
         return {}, 0.0
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(f"run_dir: {path} is damaged ({type(error).__name__}); delete it to start again") from None
-    wanted, found = asdict(config), state["config"]
-    if differing := [k for k in wanted if wanted[k] != found.get(k)]:
-        detail = ", ".join(f"{k} (asked {wanted[k]}, saved {found.get(k)})" for k in differing)
+    content = path.read_bytes()
+    if hashlib.sha256(content[64:]).hexdigest().encode() != content[:64]:
+        raise ValueError(f"run_dir: {path} is damaged (its sha256 differs); delete it to start again")
+    state = torch.load(io.BytesIO(content[64:]), map_location="cpu", weights_only=True)
+    found = state["identity"]
+    if differing := [k for k in {**identity, **found} if identity.get(k) != found.get(k)]:
+        detail = ", ".join(f"{k} (asked {identity.get(k)}, saved {found.get(k)})" for k in differing)
         raise ValueError(f"run_dir: {os.fspath(path.parent)} holds another run: {detail}; choose another folder")
     method.load_state_dict(state["method"])
     optimiser.load_state_dict(state["optimiser"])

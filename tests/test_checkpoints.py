@@ -51,6 +51,24 @@ def test_one_flipped_bit_is_noticed(saved, position):
         checkpoints.load(str(path))
 
 
+@pytest.mark.parametrize(("field", "value"), [("config", {"width": 4}), ("method", "other"), ("steps", 2)])
+def test_a_changed_card_is_noticed(saved, field, value):
+    """A network built from a changed configuration would give a plausible picture."""
+    path, _ = saved
+    card = path.with_suffix(".json")
+    card.write_text(json.dumps({**json.loads(card.read_text()), field: value}))
+    with pytest.raises(ValueError, match="damaged"):
+        checkpoints.load(str(path))
+
+
+@pytest.mark.parametrize("text", ["null", "3", '{"config": 3}'])
+def test_a_card_that_is_none_is_refused(saved, text):
+    path, _ = saved
+    path.with_suffix(".json").write_text(text)
+    with pytest.raises(ValueError, match="does not hold a card"):
+        checkpoints.load(str(path))
+
+
 def test_a_truncated_file_is_noticed(saved):
     path, _ = saved
     path.write_bytes(path.read_bytes()[:-7])

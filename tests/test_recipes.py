@@ -74,6 +74,19 @@ def test_the_same_settings_give_the_same_checkpoint_bytes(trained, tmp_path):
     assert (folder / name).read_bytes() == (tmp_path / name).read_bytes()
 
 
+def test_a_folder_with_another_run_is_refused(trained):
+    folder, _, _ = trained
+    with pytest.raises(ValueError, match=r"network.objective \(asked regression, saved diffusion\)"):
+        recipes.train("denoiser", "quick", {**TINY, "objective": "regression"}, run_dir=folder, device="cpu")
+    with pytest.raises(ValueError, match=r"data.sigma \(asked 10.0, saved 25.0\)"):
+        recipes.train("denoiser", "quick", {**TINY, "sigma": 10.0}, run_dir=folder, device="cpu")
+
+
+def test_a_checkpoint_of_another_model_is_refused():
+    with pytest.raises(ValueError, match="holds 'features', not 'denoiser'"):
+        recipes.load_method("denoiser", "features", device="cpu")
+
+
 def test_settings_reach_network_data_and_training():
     network, data, run = recipes.plan(recipes.METHODS["denoiser"], "quick", {"blocks": "3", "sigma": 10, "steps": "7"})
     assert (network.blocks, data.sigma, run.steps) == (3, 10.0, 7)
@@ -137,6 +150,9 @@ def test_a_folder_of_photographs_is_a_data_source(tmp_path, monkeypatch):
         recipes.make_data(data)
     (tmp_path / "tiny").mkdir()
     Image.new("RGB", (40, 30), (255, 0, 0)).save(tmp_path / "tiny" / "a.png")
+    Image.new("RGB", (1500, 1100), (255, 0, 0)).save(tmp_path / "tiny" / "c.png")
+    large = recipes._folder_images(DataConfig(source="folder:tiny", images=1, image_size=1100))
+    assert large.shape == (1, 3, 1100, 1100)
     Image.new("RGB", (20, 16), (0, 0, 255)).save(tmp_path / "tiny" / "b.png")
     assert recipes.missing_data(data) == []
     clean = recipes.make_data(data)(16, torch.Generator().manual_seed(0))["clean"]
@@ -151,7 +167,16 @@ def test_a_dry_run_counts_and_lists_what_is_missing(monkeypatch, tmp_path):
     total = count_parameters(recipes.build(recipes.METHODS["denoiser"], network, device="meta"))
     assert any(f"{total:,}" in line and "total" in line for line in lines)
     assert any("DIV2K_train_HR" in item for item in missing)
-    assert recipes.dry_run("05", {"profile": "quick", "seed": 0})[1] == []
+    assert any("2 x 400,000 steps" in line for line in lines), "notebook 05 trains the model and its control"
+    quick, missing = recipes.dry_run("05", {"profile": "quick", "seed": 0})
+    assert missing == []
+    assert "weights     denoiser_regressor: present" in quick
+    monkeypatch.setenv("MINIRESTORE_DATA", str(tmp_path))
+    assert [item.split(";")[0] for item in recipes.dry_run("05", {"profile": "quick"})[1]] == [
+        "checkpoint denoiser",
+        "checkpoint denoiser_regressor",
+    ]
+    monkeypatch.delenv("MINIRESTORE_DATA")
     changed, _ = recipes.dry_run("05", {"profile": "full", "steps": 2 * run.steps})
     hours = [float(next(line for line in ls if "one CUDA GPU" in line).split()[1]) for ls in (lines, changed)]
     assert hours[1] == pytest.approx(2 * hours[0], rel=0.01)

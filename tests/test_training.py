@@ -123,18 +123,26 @@ def test_two_processes_give_the_losses_of_one(tmp_path):
         sys.path.insert(0, sys.argv[1])
         import test_training as t
         method, result = t.run()
-        if int(os.environ.get("RANK", 0)) == 0:
+        folder = sys.argv[2]
+        slow = t.training.time.monotonic
+        skew = 1000.0 * int(os.environ["RANK"])  # the clocks of two machines differ; one of them must decide
+        t.training.time.monotonic = lambda: slow() * (1 + skew)
+        for call in range(3):
+            _, cut = t.run(run_dir=folder, minutes=0.02)
+            assert cut.is_main_process == (int(os.environ["RANK"]) == 0)
+        if int(os.environ["RANK"]) == 0:
             print("LOSSES", json.dumps(result.history["loss"]), int(os.environ["WORLD_SIZE"]))
+            assert cut.finished and cut.history["loss"] == result.history["loss"]
     """)
     )
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
                "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
                "--num_cpu_threads_per_process", "1",
-               str(script), os.path.dirname(__file__)]  # fmt: skip
+               str(script), os.path.dirname(__file__), str(tmp_path / "run")]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     line = next((line for line in done.stdout.splitlines() if line.startswith("LOSSES")), None)
-    assert line is not None, done.stdout + done.stderr
+    assert line is not None and done.returncode == 0, done.stdout + done.stderr
     losses, world_size = line.removeprefix("LOSSES ").rsplit(" ", 1)
     assert world_size == "2"
     assert json.loads(losses) == pytest.approx(run()[1].history["loss"], abs=1e-5)
@@ -168,10 +176,26 @@ def test_another_configuration_is_refused(tmp_path):
         run(TrainingConfig(**{**CONFIG.__dict__, "batch_size": 8}), run_dir=tmp_path)
 
 
-def test_a_damaged_state_is_one_clear_error(tmp_path):
+def test_another_network_or_data_set_is_refused(tmp_path):
+    """Only what the caller names can tell two runs of equal shapes apart."""
+    run(run_dir=tmp_path, identity={"objective": "diffusion", "sigma": 25.0})
+    with pytest.raises(ValueError, match=r"objective \(asked regression, saved diffusion\)"):
+        run(run_dir=tmp_path, identity={"objective": "regression", "sigma": 25.0})
+    with pytest.raises(ValueError, match=r"sigma \(asked None, saved 25.0\)"):
+        run(run_dir=tmp_path, identity={"objective": "diffusion"})
+    assert run(run_dir=tmp_path, identity={"objective": "diffusion", "sigma": 25.0})[1].finished
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped at 0.1", "flipped at 0.5", "flipped at 0.95", "empty"])
+def test_a_damaged_state_is_one_clear_error(tmp_path, damage):
     run(run_dir=tmp_path)
     state = tmp_path / training.STATE_FILE
-    state.write_bytes(state.read_bytes()[:100])
+    content = bytearray(state.read_bytes())
+    if damage.startswith("flipped"):
+        content[int(len(content) * float(damage.split()[-1]))] ^= 8
+    else:
+        content = content[: 100 if damage == "truncated" else 0]
+    state.write_bytes(content)
     with pytest.raises(ValueError, match="is damaged"):
         run(run_dir=tmp_path)
 
@@ -198,11 +222,23 @@ def test_learning_rate_warms_up_and_ends_near_zero():
         ({"precision": "fp8"}, "precision: expected one of"),
         ({"batch_size": 6, "accumulation": 4}, "batch_size: 6 is not"),
         ({"steps": 0}, "steps and accumulation"),
+        ({"learning_rate": 0.0}, "learning_rate and gradient_clip: must be positive"),
+        ({"learning_rate": float("nan")}, "learning_rate and gradient_clip: must be positive"),
+        ({"gradient_clip": -1.0}, "learning_rate and gradient_clip: must be positive"),
+        ({"ema_decay": 1.0}, "ema_decay < 1: got"),
+        ({"warmup": -1}, "warmup >= 0"),
+        ({"betas": (0.9,)}, "betas: expected two numbers"),
     ],
 )
 def test_bad_configurations_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         TrainingConfig(**options)
+
+
+@pytest.mark.parametrize("options", [{"save_every": 0}, {"minutes": -1.0}, {"minutes": float("nan")}])
+def test_bad_limits_are_refused(options):
+    with pytest.raises(ValueError, match="save_every >= 1 and minutes >= 0"):
+        run(**options)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")

@@ -68,13 +68,11 @@ def run(
         FileNotFoundError: the profile needs data or weights that are not here; the message lists them.
     """
     values = parameters(lesson, profile, settings)
-    limit = timeout if timeout is not None else read_configuration(lesson).timeout
+    limit = timeout if timeout is not None else _timeout(lesson, profile)
     if limit <= 0:
         raise ValueError(f"timeout: expected a positive number of seconds, got {limit}")
-    if profile == "full":
-        missing = dry_run(lesson, values)[1]
-        if missing:
-            raise FileNotFoundError(f"{lesson.name} at profile full is missing: {'; '.join(missing)}")
+    if missing := dry_run(lesson, values)[1]:
+        raise FileNotFoundError(f"{lesson.name} at profile {profile} is missing: {'; '.join(missing)}")
     suffix = "" if profile == "quick" else f"-{profile}"
     output = folder / f"{lesson.name}{suffix}.ipynb"
     changed = {name: value for name, value in values.items() if value != parameter_defaults(lesson)[name]}
@@ -85,6 +83,11 @@ def run(
         if attempt < ATTEMPTS:
             log(f"{lesson.name}: {outcome.message}; trying once more")
     return outcome
+
+
+def _timeout(lesson: Lesson, profile: str) -> int:
+    found = read_configuration(lesson)
+    return {"quick": found.timeout, "reduced": found.timeout_reduced, "full": found.timeout_full}[profile]
 
 
 def _attempt(lesson: Lesson, changed: Mapping[str, Any], output: Path, limit: float, progress: bool) -> Outcome:

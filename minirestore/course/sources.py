@@ -50,12 +50,14 @@ class Configuration:
     """The file ``notebooks/configs/NN_name.yaml``.
 
     Attributes:
-        timeout: seconds the notebook may take before it is stopped.
+        timeout, timeout_reduced, timeout_full: seconds the notebook may take at each profile before it is stopped.
         networks: whether the notebook needs data, weights or training time that a dry run should list.
         reduced, full: parameters that differ from the notebook's own, which are those of ``quick``.
     """
 
     timeout: int = DEFAULT_TIMEOUT
+    timeout_reduced: int = 3 * 3600
+    timeout_full: int = 14 * 24 * 3600
     networks: bool = False
     reduced: Mapping[str, Any] = field(default_factory=dict)
     full: Mapping[str, Any] = field(default_factory=dict)
