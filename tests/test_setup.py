@@ -25,7 +25,7 @@ ROOT = config.repository_root()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
 EXTRAS = PROJECT["optional-dependencies"]
-LOCKED_EXTRAS = ("course", "lpips", "full", "dev")
+LOCKED_EXTRAS = ("course", "lpips", "full", "dev", "docs")
 
 
 def canonical(name):
@@ -280,3 +280,9 @@ def test_jupyter_lab_opens_a_notebook(tmp_path):
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait(timeout=60)
+
+
+@pytest.mark.parametrize("command", [["check"], ["format", "--check"]], ids=" ".join)
+def test_the_linter_is_silent(command):
+    result = subprocess.run([sys.executable, "-m", "ruff", *command, "."], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout

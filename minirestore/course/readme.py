@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nbformat
 
+from minirestore.checkpoints import write_atomically
 from minirestore.course.sources import Lesson, tags
 
 PICTURE = Path("docs") / "readme.png"
@@ -87,6 +88,6 @@ def render(text: str, root: Path, lessons: Sequence[Lesson]) -> str:
 def write(root: Path, lessons: Sequence[Lesson]) -> None:
     """Bring README.md and its picture up to date with the built notebooks."""
     readme = root / "README.md"
-    readme.write_text(render(readme.read_text(), root, lessons))
-    (root / PICTURE).parent.mkdir(exist_ok=True)
-    (root / PICTURE).write_bytes(picture(lessons[0]))
+    text, png = render(readme.read_text(), root, lessons), picture(lessons[0])
+    write_atomically(readme, text.encode())
+    write_atomically(root / PICTURE, png)

@@ -24,6 +24,7 @@ def psnr(answer: Callable[[Tensor, Tensor], Tensor | float]) -> str | None:
         mse: "that is the mean squared error itself; turn it into decibels",
         -right: "the sign is turned: a small error must give a large PSNR",
         right * math.log(10): "that looks like the natural logarithm; decibels use the one of base 10",
+        right + 20 * math.log10(255): "images are in [0, 1], so the largest value, the peak, is 1 and not 255",
         right / 2: "half the right value: the mean must be taken of squared errors, or its root counted twice",
         right * 2: "twice the right value: is the factor in front of the logarithm 10, and is the error squared once?",
     }
@@ -39,7 +40,7 @@ def mix(answer: Callable[[Tensor, Tensor, float], Tensor]) -> str | None:
     """``answer(a, b, share)`` must be ``share`` of a and the rest of b."""
     generator = torch.Generator().manual_seed(8)
     a, b = torch.rand(2, 1, 3, 4, 5, generator=generator)
-    got, right = answer(a, b, 0.25), torch.lerp(b, a, 0.25)
+    got, right = answer(a.clone(), b.clone(), 0.25), torch.lerp(b, a, 0.25)
     if not isinstance(got, Tensor) or got.shape != a.shape:
         return f"the result should be an image of the same shape as a, {tuple(a.shape)}"
     if torch.allclose(got, torch.lerp(a, b, 0.25)):

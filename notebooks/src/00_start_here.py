@@ -34,6 +34,22 @@ clean = photos.crops("astronaut")[2:3]  # (1, 3, 128, 128): one image, three col
 noisy = degradations.gaussian_noise(clean, noise, seed + 1000)  # not the seed that the diffusion model starts from
 
 # %% [markdown]
+# ## What you need to know beforehand
+#
+# Answer these, then unfold.
+#
+# 1. `x` has the shape `(4, 3, 128, 128)`. What is the shape of `x[..., ::2].mean(1)`?
+# 2. A random number has variance 4. What is the variance of the mean of 16 independent ones?
+# 3. What is $\log_{10}(1000)$, and the derivative of $x^2$?
+#
+# <details><summary>Answers</summary>
+#
+# 1: `(4, 128, 64)`. 2: 4/16 = 0.25. 3: 3, and $2x$. Two of three: start. Otherwise read a Python tutorial on arrays and a chapter on
+# mean and variance first. From notebook 05 on it helps to have trained a small network in PyTorch before.
+#
+# </details>
+
+# %% [markdown]
 # ## The idea as a picture
 #
 # A camera in dim light adds **noise**: every pixel is off by a random amount. We imitate it. To a clean photograph $x$,
@@ -209,7 +225,7 @@ check("00.average", average_answer)
 # both. The detail tells what that costs. Several papers of this course have such a dial.
 
 # %%
-partners = {"noisy": noisy, "wavelets": results["wavelets"], "filter": results["non-local means"], "sample 2": second}
+partners = {"noisy": noisy, "wavelets": results["wavelets"], "NLM": results["non-local means"], "sample 2": second}
 
 
 def draw(figure, share, partner):
@@ -299,15 +315,14 @@ show(figure, alt="; ".join(f"{name}: gain in dB {found}" for name, found in inte
 def compare(one, other):
     """Print both intervals of the paired difference in gain, and what they say."""
     paired = gains[one] - gains[other]
-    found = statistics.paired_bootstrap(paired, ids, seed), statistics.t_interval(paired.view(6, crops_each).mean(1))
-    agreed = all(part.low > 0 for part in found) or all(part.high < 0 for part in found)
-    verdict = ("higher" if found[0].mean > 0 else "lower") if agreed else "not resolved"
+    found = statistics.clustered_intervals(paired, ids, seed)
+    verdict = statistics.verdict(*found)
     print(f"{one} minus {other}, dB: {verdict}\n    bootstrap {found[0]}\n    t         {found[1]}")
     return verdict
 
 
 verdicts = [compare(name, "non-local means") for name in ("diffusion, sample", "diffusion, mean")]
-words = {"higher": "supported", "lower": "contradicted", "not resolved": "not resolved"}
+words = {"above": "supported", "below": "contradicted", "not resolved": "not resolved"}
 print(f"claim for PSNR: one sample {words[verdicts[0]]}, mean estimate {words[verdicts[1]]}")
 _ = compare("diffusion, mean", "diffusion, sample")
 
@@ -339,7 +354,8 @@ show_cost("Restoring 128 x 128 pixels", fixed=fixed, measured={**seconds, "devic
 # ## Your own photograph
 #
 # **Here**: put the path of an image file between the quotes of `my_photo` in the parameters cell near the top, such as
-# `my_photo = "holiday.jpg"` (found beside this notebook) or a full path, run that cell and then the next one. While it is empty, a
+# `my_photo = "holiday.jpg"` (beside this notebook, in the folder `notebooks`) or a full path, run that cell, and then the one below
+# this text. While it is empty, a
 # photograph of the course is used.
 
 # %%
@@ -390,23 +406,8 @@ except FileNotFoundError as problem:
 # transformer trained through its own sampler), **high-frequency error maps** (wavelets show a super-resolver what it lost),
 # **DiffBIR** (clean first, then paint texture) and **DepthMaster** (depth from one photograph).
 #
-# **Tracks**: *a taste*, 2 hours of reading and running: 00, 01, 03, 05. *Core*, 10 hours with exercises: 00 to 05 in order.
-# *Whole*, 40 hours: all of it, as the paper parts arrive.
-#
-# ## What you need to know beforehand
-#
-# Answer these, then unfold.
-#
-# 1. `x` has the shape `(4, 3, 128, 128)`. What is the shape of `x[..., ::2].mean(1)`?
-# 2. A random number has variance 4. What is the variance of the mean of 16 independent ones?
-# 3. What is $\log_{10}(1000)$, and the derivative of $x^2$?
-#
-# <details><summary>Answers</summary>
-#
-# 1: `(4, 128, 64)`. 2: 4/16 = 0.25. 3: 3, and $2x$. Two of three: start. Otherwise read a Python tutorial on arrays and a chapter on
-# mean and variance first. Neural networks are explained from notebook 05 on.
-#
-# </details>
+# **Tracks**: *a taste*, 2 hours, pictures and recaps without exercises: 00, 01, 03, 05. *Core*, 9 hours: 00 to 05 in order.
+# *Whole*, 15 hours: the same from the student build, with every exercise and a training run of your own in 05.
 #
 # ## Ten words
 #
@@ -424,7 +425,7 @@ except FileNotFoundError as problem:
 # | interval | the range of means compatible with what was measured |
 #
 # ## You can now
-# - restore a photograph, yours included, in three ways, and say what each of them takes away;
+# - restore a photograph in three ways, and your own with the model, and say what each of them takes away;
 # - explain why a sample and a mean estimate differ, and why sharp does not mean true;
 # - read "mean [low, high]" without fooling yourself;
 # - run, change and check every notebook of the course.

@@ -27,13 +27,17 @@ ANSWERS = {
             (lambda x, y: 10 * error(x, y).log10(), "sign is turned"),
             (lambda x, y: -10 * error(x, y).log(), "natural logarithm"),
             (lambda x, y: -10 * error(x, y).sqrt().log10(), "half the right value"),
+            (lambda x, y: 20 * math.log10(255) - 10 * error(x, y).log10(), "not 255"),
             (lambda x, y: -20 * error(x, y).log10(), "twice the right value"),
             (lambda x, y: -10 * (x - y).square().log10(), "values"),
             (lambda x, y: -10 * (x - y).abs().mean().log10(), "inside out"),
         ],
     ),
     "00.mix": Answers(
-        right=[lambda a, b, share: share * a + (1 - share) * b, lambda a, b, share: b + share * (a - b)],
+        right=[
+            lambda a, b, share: share * a + (1 - share) * b,
+            lambda a, b, share: a.mul_(share).add_((1 - share) * b),
+        ],
         wrong=[
             (lambda a, b, share: (1 - share) * a + share * b, "exchanged"),
             (lambda a, b, share: (a + b) / 2, "half and half"),
