@@ -156,7 +156,8 @@ show(figure, alt=f"A motorcycle's headlamp and its wavelet mosaic in grey; stand
 #
 # ## Theory: the smallest wavelet
 #
-# The Haar filters are the shortest orthogonal pair, $h = (1, 1)/\sqrt 2$ and $g = (1, -1)/\sqrt 2$. Filtering rows
+# The Haar filters are the shortest orthogonal pair, $h = (1, 1)/\sqrt 2$ and $g = (1, -1)/\sqrt 2$ (stored
+# reversed, as a later figure shows, because analysis convolves). Filtering rows
 # and columns and keeping every second sample gives, for a block of four pixels $a, b$ (above) and $c, d$ (below),
 #
 # $$cA = \tfrac12(a+b+c+d),\quad cH = \tfrac12(a+b-c-d),\quad cV = \tfrac12(a-b+c-d),\quad cD = \tfrac12(a-b-c+d).$$
@@ -360,8 +361,8 @@ show(figure, alt=f"Mean PSNR in dB with 5 % of the coefficients kept: {text}")
 
 # %%
 for name in ("Haar", "sym4"):
-    interval = statistics.paired_bootstrap(at_five[name] - at_five["Fourier"], photographs, seed)
-    print(f"{name} minus Fourier at 5 %, dB: {interval}")
+    found = statistics.clustered_intervals(at_five[name] - at_five["Fourier"], photographs, seed)
+    print(f"{name} minus Fourier at 5 %, dB: bootstrap {found[0]}\n{'':29}  t         {found[1]}")
 
 # %%
 keep = round(0.05 * count)
@@ -378,7 +379,7 @@ figure = plots.image_row([image[close] for image in (lamp, *pictures)], titles, 
 show(figure, alt=f"A headlamp from 5 % of its coefficients: Fourier {scores[0]:.4g} dB, sym4 {scores[1]:.4g} dB")
 
 # %% [markdown]
-# Wavelets need fewer terms than plane waves, on these photographs and with an interval clear of zero. The pictures
+# Wavelets need fewer terms than plane waves, on these photographs and with both intervals clear of zero. The pictures
 # show why: with few waves edges are blurred and ripples spread over flat places; with few wavelets the strongest edges
 # stay sharp, while weak edges and texture vanish. JPEG 2000 builds on this.
 #
@@ -453,7 +454,8 @@ show(figure, alt=f"Histograms on a log scale: {text} are below half a standard d
 # ### Exercise 4: soft thresholding (code, 10 minutes, easy)
 #
 # Donoho and Johnstone's estimator moves every detail coefficient towards zero by a threshold $t$ and stops at zero:
-# $\eta_t(x) = \operatorname{sign}(x)\,\max(|x| - t, 0)$. Write it for tensors.
+# $\eta_t(x) = \operatorname{sign}(x)\,\max(|x| - t, 0)$. Write it for tensors;
+# `.sign()`, `.abs()` and `.clamp(min=0)` help.
 
 # %% tags=["solution"]
 def soft(x, t):
@@ -693,9 +695,9 @@ show(figure, alt="; ".join(texts))
 # %% [markdown]
 # ## Does it hold?
 #
-# Each line states a claim and what the interval of this run says about it. The last number is the p-value of a paired
-# t test over the six photographs, corrected for the number of claims (Holm): several claims at once give luck several
-# chances.
+# Each claim gets two intervals: over six photographs the bootstrap is too narrow, and t trusts in a normal
+# distribution. A verdict needs both. The last number is the p-value of a paired t test over the six photographs,
+# corrected for the number of claims (Holm): several claims at once give luck several chances.
 
 # %%
 claims = {
@@ -707,24 +709,25 @@ claims = {
     "cycle spinning lowers the fine-detail error of sym4": -difference(pairs["spinning, sym4"], "high_frequency_error"),
 }
 adjusted = statistics.holm([statistics.paired_t(values.view(6, 4).mean(1)) for values in claims.values()])
+words = {"above": "supported", "below": "contradicted", "not resolved": "not resolved"}
 for (claim, values), p in zip(claims.items(), adjusted, strict=True):
-    interval = statistics.paired_bootstrap(values, photographs, seed)
-    verdict = "supported" if interval.low > 0 else "contradicted" if interval.high < 0 else "not resolved"
-    print(f"{verdict:12}  {claim}\n{'':12}  {interval}, corrected p {p:.4f}")
+    bootstrap, student = statistics.clustered_intervals(values, photographs, seed)
+    print(f"{words[statistics.verdict(bootstrap, student)]:12}  {claim}")
+    print(f"{'':12}  bootstrap {bootstrap}\n{'':12}  t         {student}, corrected p {p:.4f}")
 
 # %% [markdown]
 # - **Shifts pay, for both wavelets.** The gain has the same sign on all six photographs, in PSNR and in HaarPSI. The
 #   price is one transform per shift.
-# - **The wavelet matters once, then hardly.** With a single transform sym4 beats Haar clearly. With spinning the
-#   interval reaches to both sides of zero: much of Haar's weakness was *where* it cut, not what it is. "Not resolved"
-#   does not mean equal: see how wide the interval is.
+# - **The wavelet matters once, then hardly.** With a single transform sym4 beats Haar clearly. With spinning both
+#   intervals reach to both sides of zero: much of Haar's weakness was *where* it cut, not what it is. "Not resolved"
+#   does not mean equal: see how wide they are.
 # - **Fine detail comes back for Haar, not for sym4.** In the table spinning raises Haar's high-frequency energy a lot
 #   and sym4's hardly, while the error falls for both. About half of the fine detail is still missing.
 # - **More draws would not help.** The mean gain hardly changes between draws and much more between photographs. An
 #   interval over draws only would be tiny, and would speak of these 24 crops alone.
 #
-# Limits: Gaussian noise of one known strength, small crops, six photographs, where bootstrap intervals are somewhat
-# too narrow.
+# Limits: Gaussian noise of one known strength, small crops, six photographs. The bars of the figure are
+# bootstrap intervals, somewhat too narrow.
 #
 # ## What detail bands say about a restoration
 #
@@ -797,8 +800,8 @@ show(figure, alt=f"Error maps; share of the squared error of level 1 in its wors
 # told from noise. On levels 2 and 3 the error is spread evenly: thresholds are lower there (see the BayesShrink table), so
 # coarse noise stays.
 #
-# A map like this can also *train* a network. One of the course's papers (high-frequency error maps, notebooks 11 and
-# 12) compares the detail bands of a super-resolved and a true photograph at several sizes and multiplies both images
+# A map like this can also *train* a network. One of the course's papers (high-frequency error maps, later in the
+# course) compares the detail bands of a super-resolved and a true photograph at several sizes and multiplies both images
 # by the map, so that a perceptual loss looks where detail went wrong. What you measured here is its starting point.
 #
 # ### Exercise 5: criticise (5 minutes, medium)
@@ -864,7 +867,7 @@ show_cost("Wavelets on a 128 x 128 photograph", fixed={"parameters": 0, **fixed}
 #   them.
 #
 # **What next**: 04 builds the degradations that the restoration methods of this course learn to undo; 05 trains a
-# network that beats the shrinkage of this notebook. Wavelet error maps return in 11 and 12.
+# network that beats the shrinkage of this notebook. Wavelet error maps return later in the course.
 #
 # **References**: D. Gabor, *Theory of communication*, 1946. S. Mallat, *A theory for multiresolution signal
 # decomposition*, 1989. I. Daubechies, *Ten lectures on wavelets*, 1992. A. Cohen, I. Daubechies and J.-C. Feauveau,

@@ -16,6 +16,11 @@ def average_by_pooling(x):
     return 2 * F.avg_pool2d(x, 2)
 
 
+def average_of_quarters(x):
+    H, W = x.shape[-2] // 2, x.shape[-1] // 2
+    return (x[..., :H, :W] + x[..., H:, :W] + x[..., :H, W:] + x[..., H:, W:]) / 2
+
+
 def soft_by_sign(x, t):
     return x.sign() * (x.abs() - t).clamp(min=0)
 
@@ -30,7 +35,9 @@ ANSWERS = {
         wrong=[
             (lambda x: F.avg_pool2d(x, 2), "mean of four"),
             (lambda x: 4 * F.avg_pool2d(x, 2), "sum of four"),
-            (lambda x: x[..., ::2, ::2], "every second pixel"),
+            (lambda x: 2 * x[..., ::2, ::2], "every second pixel"),
+            (lambda x: x[..., ::2, ::2] + x[..., 1::2, 1::2], "only 2 of its pixels"),
+            (average_of_quarters, "far apart"),
             (lambda x: x, "shape"),
             (lambda x: average_by_slices(x) + 1, "signs and the factor"),
         ],
