@@ -111,19 +111,12 @@ def load(name: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}, card
 
 
-def load_into(module: nn.Module, name: str | Path) -> dict[str, Any]:
-    """Load a checkpoint into ``module`` (strictly), set it to evaluation mode, and return the card.
+def fill(module: nn.Module, tensors: dict[str, Tensor], name: str | Path) -> None:
+    """Put loaded weights into ``module`` (strictly) and set it to evaluation mode.
 
     Raises:
         ValueError: keys or shapes differ from the module's; the message names the first ones.
     """
-    tensors, card = load(name)
-    fill(module, tensors, name)
-    return card
-
-
-def fill(module: nn.Module, tensors: dict[str, Tensor], name: str | Path) -> None:
-    """Put loaded weights into ``module`` (strictly) and set it to evaluation mode; errors as in `load_into`."""
     expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     found = {key: tuple(value.shape) for key, value in tensors.items()}
     if expected != found:

@@ -46,13 +46,22 @@ def convert(name: str, value: Any, default: Any) -> Any:
     """Give ``value`` the type of ``default``; texts are read as Python literals first.
 
     An integer is accepted where the default is a float, a list where it is a tuple, any literal where it is None.
-    Nothing else is converted: ``steps=2.5`` is refused when the default is an integer.
+    Nothing else is converted: ``steps=2.5`` is refused when the default is an integer. The elements of a tuple are
+    converted like those of the default, the last of which stands for any that follow.
 
     Raises:
         TypeError: the value has another type; the message names the setting, the type wanted and what was got.
+        ValueError: a tuple without elements, or more or fewer than two where the default is a pair of floats (a range).
     """
     if isinstance(value, str) and not isinstance(default, str):
         value = _literal(value)
+    if isinstance(default, tuple) and default and isinstance(value, tuple | list):
+        if not value:
+            raise ValueError(f"{name}: expected at least one element (as in {default!r}), got {value!r}")
+        if [type(element) for element in default] == [float, float] and len(value) != 2:
+            raise ValueError(f"{name}: expected two numbers (as in {default!r}), got {value!r}")
+        like = (*default, *default[-1:] * len(value))
+        return tuple(convert(f"{name}[{i}]", element, like[i]) for i, element in enumerate(value))
     if default is None or type(value) is type(default):
         return value
     if isinstance(default, float) and type(value) is int:

@@ -47,6 +47,18 @@ class DenoiserConfig:
     def __post_init__(self):
         if self.objective not in OBJECTIVES:
             raise ValueError(f"objective: expected one of {', '.join(OBJECTIVES)}, got {self.objective!r}")
+        if len(self.widths) == 0 or min(self.widths) < 1:
+            raise ValueError(f"widths: expected at least one level, each of 1 channel or more, got {self.widths}")
+        for name in ("blocks", "unshuffle", "embedding_width"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: must be at least 1, got {getattr(self, name)}")
+        if not self.residual_scale > 0:
+            raise ValueError(f"residual_scale: must be positive, got {self.residual_scale}")
+        if len(self.log_snr_range) != 2 or not self.log_snr_range[0] < self.log_snr_range[1]:
+            raise ValueError(f"log_snr_range: expected two increasing numbers, got {self.log_snr_range}")
+        if not 0 < self.sigma_end <= self.sigma_start:
+            sigmas = f"sigma_end={self.sigma_end}, sigma_start={self.sigma_start}"
+            raise ValueError(f"sigma_end and sigma_start: expected 0 < sigma_end <= sigma_start, got {sigmas}")
 
 
 class Denoiser(nn.Module):
@@ -120,7 +132,7 @@ class Denoiser(nn.Module):
         """Restore a batch of photographs.
 
         Args:
-            degraded: ``(B, 3, H, W)`` in [0, 1].
+            degraded: ``(B, 3, H, W)`` in [0, 1], of any floating-point type; computed in the type of the weights.
             generator: source of all randomness; None seeds one with 0.
             steps: network calls per sample; 1 gives the estimate of the mean E[x0 | y].
             eta: 0 is deterministic given the initial noise (DDIM), 1 redraws noise at every step (DDPM).
@@ -128,11 +140,12 @@ class Denoiser(nn.Module):
             callback: called as (step, x_t, predicted x0), both in [-1, 1], padded to the network's multiple.
 
         Returns:
-            ``(B, 3, H, W)`` in [0, 1]. A regressor ignores everything but ``degraded``.
+            ``(B, 3, H, W)`` in [0, 1], type of ``degraded``. A regressor ignores everything but ``degraded``.
         """
         images.check_images(degraded, "degraded", channels=(3,))
-        if steps < 1 or samples < 1:
-            raise ValueError(f"steps and samples: must be at least 1, got steps={steps}, samples={samples}")
+        if not all(isinstance(count, int) and count >= 1 for count in (steps, samples)):
+            got = f"steps={steps!r}, samples={samples!r}"
+            raise ValueError(f"steps and samples: must be integers and at least 1, got {got}")
         if generator is None:
             generator = diffusion.BatchGenerator(0, 0)
 
@@ -150,5 +163,5 @@ class Denoiser(nn.Module):
                 total += diffusion.ddim(denoise, x_T, self.levels(steps), eta, generator, callback)
             return total / samples
 
-        y = images.to_model_range(degraded)
-        return images.to_unit_range(images.apply_padded(run, y, self.network.multiple))
+        y = images.to_model_range(degraded.to(next(self.parameters()).dtype))
+        return images.to_unit_range(images.apply_padded(run, y, self.network.multiple)).to(degraded.dtype)

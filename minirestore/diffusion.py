@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from minirestore import images
+
 Denoise = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 SPACINGS = ("trailing", "leading", "linspace")
 SCHEDULES = ("linear", "scaled_linear", "cosine")
@@ -80,6 +82,10 @@ def make_betas(schedule: str = "linear", T: int = 1000, beta_start: float = 1e-4
     """
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule: expected one of {', '.join(SCHEDULES)}, got {schedule!r}")
+    if T < 1:
+        raise ValueError(f"T: must be at least 1, got {T}")
+    if schedule != "cosine" and not (0 < beta_start < 1 and 0 < beta_end < 1):
+        raise ValueError(f"beta_start and beta_end: must lie between 0 and 1, got {beta_start} and {beta_end}")
     if schedule == "linear":
         return torch.linspace(beta_start, beta_end, T, dtype=torch.float64)
     if schedule == "scaled_linear":
@@ -105,8 +111,8 @@ def make_alpha_bar(betas: Tensor, *, zero_terminal_snr: bool = False) -> Tensor:
 def timesteps(T: int, steps: int, spacing: str = "trailing") -> list[int]:
     """The ``steps`` training indices that a sampler visits, decreasing, the first always ``T - 1``.
 
-    ``trailing`` counts down from T in strides of T / steps, ``linspace`` includes both T - 1 and 0, ``leading`` counts up
-    from 0. A sample starts as pure noise, so the first call must happen at T - 1: diffusers' ``leading`` starts
+    ``trailing`` counts down from T in strides of T / steps, ``linspace`` includes both T - 1 and 0, ``leading`` counts
+    up from 0. A sample starts as pure noise, so the first call must happen at T - 1: diffusers' ``leading`` starts
     lower (with one step it asks the network about t = 0, a clean image), hence the first index is raised here.
     diffusers' DDIM also steps to ``t - T // steps`` rather than to the next index of its own list, which is wrong for
     ``linspace``, and for ``trailing`` where steps does not divide T; our samplers go to the next index.
@@ -132,10 +138,18 @@ def sampling_levels(alpha_bar: Tensor, steps: int, spacing: str = "trailing") ->
 def log_snr_levels(steps: int, alpha_bar_max: float = 0.9995, alpha_bar_min: float = 1e-4) -> Tensor:
     """Noise levels equally spaced in log signal-to-noise ratio, noisiest first, then 1; float64 ``(steps + 1,)``.
 
-    For networks trained on continuous levels. The extremes are where the first and the last network call happen.
+    For networks trained on continuous levels. The extremes are where the first and the last network call happen; a
+    single step visits ``alpha_bar_min`` alone.
     """
+    if steps < 1:
+        raise ValueError(f"steps: must be at least 1, got {steps}")
+    if steps == 1:
+        alpha_bar_max = alpha_bar_min
+    if not 0 < alpha_bar_min < 1 or (steps > 1 and not alpha_bar_min < alpha_bar_max < 1):
+        bounds = f"alpha_bar_min={alpha_bar_min}, alpha_bar_max={alpha_bar_max}"
+        raise ValueError(f"alpha_bar_min and alpha_bar_max: expected 0 < min < max < 1, got {bounds}")
     low, high = (math.log(level / (1 - level)) for level in (alpha_bar_min, alpha_bar_max))
-    levels = torch.sigmoid(torch.linspace(low, high if steps > 1 else low, steps, dtype=torch.float64))
+    levels = torch.sigmoid(torch.linspace(low, high, steps, dtype=torch.float64))
     return torch.cat([levels, levels.new_ones(1)])
 
 
@@ -143,12 +157,15 @@ def log_snr_levels(steps: int, alpha_bar_max: float = 0.9995, alpha_bar_min: flo
 
 
 def broadcast_level(alpha_bar: Tensor, like: Tensor) -> Tensor:
-    """Levels ``(B,)`` or a scalar as ``(B, 1, 1, 1)`` in the type of ``like``."""
+    """Levels ``(B,)`` or a single one as ``(B, 1, 1, 1)`` in the type of ``like``; other counts raise ValueError."""
+    if alpha_bar.numel() not in (1, len(like)):
+        raise ValueError(f"alpha_bar: expected one level or {len(like)}, one per image, got {alpha_bar.numel()}")
     return alpha_bar.to(like.device, like.dtype).reshape(-1, *[1] * (like.ndim - 1))
 
 
 def add_noise(x0: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
     """``q(x_t | x_0)``: ``sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps`` (DDPM, equation 4)."""
+    images.check_same_shape(x0, eps, ("x0", "eps"))
     level = broadcast_level(alpha_bar, x0)
     return level.sqrt() * x0 + (1 - level).sqrt() * eps
 
@@ -229,8 +246,10 @@ def ddim(
 
 
 def _run(denoise, x_T, alpha_bars, eta, generator, callback) -> Tensor:
-    if alpha_bars.ndim != 1 or len(alpha_bars) < 2 or alpha_bars[-1] != 1 or (alpha_bars.diff() <= 0).any():
-        raise ValueError("alpha_bars: expected at least two strictly increasing levels ending in 1")
+    if alpha_bars.ndim != 1 or len(alpha_bars) < 2 or alpha_bars[0] < 0 or alpha_bars[-1] != 1:
+        raise ValueError("alpha_bars: expected at least two levels in [0, 1], ending in 1")
+    if not (alpha_bars.diff() > 0).all():  # also false for NaN
+        raise ValueError(f"alpha_bars: expected strictly increasing levels, got {alpha_bars.tolist()}")
     x = x_T
     for step, (now, nxt) in enumerate(itertools.pairwise(alpha_bars)):
         x0, eps = denoise(x, now.expand(len(x)).to(x.device, x.dtype))

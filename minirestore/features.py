@@ -69,14 +69,15 @@ class FeatureEncoder(nn.Module):
 
 def load_encoder(name: str = "features") -> FeatureEncoder:
     """The encoder from a checkpoint, in evaluation mode, its weights frozen."""
-    stored = checkpoints.read_card(name)["config"]
-    encoder = FeatureEncoder(config.override(FeatureEncoderConfig(), stored))
-    checkpoints.load_into(encoder, name)
+    tensors, card = checkpoints.load(name)
+    encoder = FeatureEncoder(config.override(FeatureEncoderConfig(), card["config"]))
+    checkpoints.fill(encoder, tensors, name)
     return encoder.requires_grad_(False)
 
 
-def _maps(encoder: FeatureEncoder, x: Tensor) -> list[Tensor]:
-    return encoder(images.pad_to_multiple(x, encoder.multiple))
+def _maps(encoder: FeatureEncoder, x: Tensor, name: str) -> list[Tensor]:
+    images.check_images(x, name, channels=(3,))
+    return encoder(images.pad_to_multiple(x, encoder.multiple, minimum=2 * encoder.multiple))  # every map at least 2x2
 
 
 def perceptual_distance(encoder: FeatureEncoder, prediction: Tensor, target: Tensor) -> Tensor:
@@ -85,19 +86,22 @@ def perceptual_distance(encoder: FeatureEncoder, prediction: Tensor, target: Ten
     The construction of LPIPS (Zhang et al. 2018) without learned channel weights. Report it as `METRIC_ID`.
 
     Args:
-        prediction, target: ``(B, 3, H, W)`` in [0, 1], of one shape.
+        prediction, target: ``(B, 3, H, W)`` in [0, 1], of one shape, H and W >= 2.
     """
     images.check_same_shape(prediction, target, ("prediction", "target"))
     distances = []
-    for a, b in zip(_maps(encoder, prediction), _maps(encoder, target), strict=True):
+    for a, b in zip(_maps(encoder, prediction, "prediction"), _maps(encoder, target, "target"), strict=True):
         difference = F.normalize(a, dim=1) - F.normalize(b, dim=1)
         distances.append(difference.square().sum(1).mean((1, 2)))
     return torch.stack(distances).mean(0)
 
 
 def pooled_features(encoder: FeatureEncoder, x: Tensor) -> Tensor:
-    """Mean and standard deviation of every channel of every level: ``(B, 3, H, W) -> (B, 2 * sum(widths))``."""
-    parts = [part for level in _maps(encoder, x) for part in (level.mean((2, 3)), level.std((2, 3)))]
+    """Mean and standard deviation of every channel of every level: ``(B, 3, H, W) -> (B, 2 * sum(widths))``.
+
+    Images in [0, 1], H and W >= 2. The finest level comes first, its means before its standard deviations.
+    """
+    parts = [part for level in _maps(encoder, x, "x") for part in (level.mean((2, 3)), level.std((2, 3)))]
     return torch.cat(parts, dim=1)
 
 
@@ -110,6 +114,9 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
         shapes = f"{tuple(a.shape)} and {tuple(b.shape)}"
         raise ValueError(f"a and b: expected (N, D) and (M, D) with N, M >= 2, got {shapes}")
     a, b = a.double(), b.double()
+    for name, features in (("a", a), ("b", b)):
+        if not torch.isfinite(features).all():
+            raise ValueError(f"{name}: contains NaN or infinite features; leave out the images they come from")
     covariance_a, covariance_b = torch.cov(a.T), torch.cov(b.T)
     # the trace of sqrt(A B) is the sum of the singular values of sqrt(A) sqrt(B)
     roots = []

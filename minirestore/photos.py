@@ -30,6 +30,15 @@ MOTORCYCLE_FOCAL_LENGTH = 994.978  # pixels of the shipped images, a quarter of 
 MOTORCYCLE_DOFFS = 31.086  # difference of the two principal points, pixels of the shipped images
 MOTORCYCLE_BASELINE = 0.193001  # metres
 MAX_PIXELS = 80_000_000  # larger files are refused before they are decoded
+OUTPUT_FORMATS = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".webp": "WEBP",
+    ".bmp": "BMP",
+}
 
 
 @dataclass(frozen=True)
@@ -270,8 +279,9 @@ def read_image(path: str | os.PathLike, max_side: int | None = 1024) -> Tensor:
 
     The EXIF rotation is applied. Grey images get three equal channels, palettes are expanded, CMYK is converted,
     transparent images are laid over white, as on a page. 16-bit grey values are divided by 65535; Pillow keeps the
-    upper 8 of 16 bits per channel in colour files. Floating-point files must already lie in [0, 1]. Of an animation the
-    first frame is read. Values are taken as sRGB; embedded colour profiles are ignored.
+    upper 8 of 16 bits per channel in colour files. Floating-point files must already lie in [0, 1]; signed and 32-bit
+    integers are refused. Of an animation the first frame is read. Values are taken as sRGB; embedded colour profiles
+    are ignored.
 
     Args:
         path: the file.
@@ -283,14 +293,15 @@ def read_image(path: str | os.PathLike, max_side: int | None = 1024) -> Tensor:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: not an image, truncated or damaged, more than 80 megapixels, a side of 1 pixel, values that cannot
-            be brought to [0, 1], or ``max_side`` < 2.
+        ValueError: not an image, truncated or damaged, more than 80 megapixels, a side of 1 pixel, values whose range
+            is not known, or ``max_side`` < 2.
     """
     if max_side is not None and max_side < 2:
         raise ValueError(f"max_side: expected at least 2 pixels or None, got {max_side}")
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"path: there is no file {path}")
+        hint = "" if path.is_absolute() else "; a relative path starts in the working folder, for a notebook its own"
+        raise FileNotFoundError(f"path: there is no file {path}{hint}")
     array = _decode(path, max_side)
     if min(array.shape[:2]) < 2:
         raise ValueError(f"path: {path.name} is {array.shape[1]} x {array.shape[0]} pixels; both sides need at least 2")
@@ -314,6 +325,8 @@ def _decode(path: Path, max_side: int | None) -> np.ndarray:
         raise ValueError(f"path: {path.name} has more than {MAX_PIXELS:,} pixels; make it smaller first") from error
     except Exception as error:  # damaged files make Pillow's decoders raise almost anything
         raise ValueError(f"path: {path.name} is not a readable image, or it is damaged ({error})") from error
+    if image.mode == "I" and file.format not in ("PNG", "PPM"):  # these two hold at most 16 bits in this mode
+        raise ValueError(f"path: {path.name} holds signed or 32-bit integers, of unknown range; save it as 8 or 16 bit")
     return _to_array(image, path.name, max_side)
 
 
@@ -322,13 +335,13 @@ def _to_array(image: Image.Image, name: str, max_side: int | None) -> np.ndarray
 
     8-bit images at least twice too large are averaged over whole squares first, to save memory.
     """
-    if image.mode.startswith("I") or image.mode == "F":
+    if image.mode.startswith("I"):
+        return np.array(image).astype(np.uint16)
+    if image.mode == "F":
         array = np.array(image)
-        if image.mode != "F" and array.min() >= 0 and array.max() <= 65535:
-            return array.astype(np.uint16)
-        if image.mode == "F" and np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1:
-            return array
-        raise ValueError(f"path: {name} holds values outside 0..65535 or 0..1; rescale it first")
+        if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
+            raise ValueError(f"path: {name} holds values outside 0..1; rescale it first")
+        return array
     if image.mode in ("PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
     elif image.mode == "1":
@@ -353,21 +366,24 @@ def check_output(path: str | os.PathLike) -> str:
     """Pillow's name of the format that the ending of ``path`` asks for.
 
     Raises:
-        ValueError: an unknown ending. FileNotFoundError: the folder does not exist.
+        ValueError: an ending that is not in `OUTPUT_FORMATS`, or the path of a folder.
+        FileNotFoundError: the folder does not exist.
     """
     path = Path(path)
-    Image.init()
-    if path.suffix.lower() not in Image.EXTENSION or Image.EXTENSION[path.suffix.lower()] not in Image.SAVE:
-        raise ValueError(f"path: {path.name} has no ending that names an image format; use .png, .jpg or .tif")
+    if path.is_dir():
+        raise ValueError(f"path: {path} is a folder; add the name of a file")
+    if path.suffix.lower() not in OUTPUT_FORMATS:
+        endings = ", ".join(OUTPUT_FORMATS)
+        raise ValueError(f"path: {path.name} has no ending that names an image format; use one of {endings}")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"path: there is no folder {path.parent}; create it first")
-    return Image.EXTENSION[path.suffix.lower()]
+    return OUTPUT_FORMATS[path.suffix.lower()]
 
 
 def write_image(image: Tensor, path: str | os.PathLike) -> None:
     """Write one image ``(1, C, H, W)`` in [0, 1] as 8 bit, whole or not at all; errors as `check_output`."""
     kind = check_output(path)
-    options = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {}
+    options = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
     buffer = io.BytesIO()
     Image.fromarray(images.to_uint8(images.check_images(image))).save(buffer, kind, **options)
     write_atomically(Path(path), buffer.getvalue())

@@ -346,7 +346,7 @@ def describe_device(device: torch.device) -> str:
 
 
 def load_method(name: str, checkpoint: str | Path | None = None, device: str = "auto") -> nn.Module:
-    """A trained method, built from its card and verified; errors as in `checkpoints.load_into`."""
+    """A trained method, built from its card and verified; errors as in `checkpoints.load` and `checkpoints.fill`."""
     recipe = find_recipe(name, MODELS)
     checkpoint = checkpoint or recipe.checkpoint
     tensors, card = checkpoints.load(checkpoint)

@@ -79,7 +79,7 @@ def test_restore_by_tiles_and_with_method_options(capsys, photo, tmp_path):
         (["--method", "denoisr"], "method: unknown name 'denoisr'; known: denoiser"),
         (["--method", "denoiser", "--set", "guidance=0.3"], "unknown option 'guidance'"),
         (["--method", "denoiser", "--set", "eta=2"], "eta: must lie in [0, 1]"),
-        (["--method", "denoiser", "--steps", "0"], "steps and samples: must be at least 1"),
+        (["--method", "denoiser", "--steps", "0"], "steps and samples: must be integers and at least 1"),
         (["--method", "denoiser", "--tile", "4"], "tile: must be at least 16"),
         (["--method", "denoiser", "--checkpoint", "absent"], "absent.safetensors not found"),
         (["--method", "denoiser", "--device", "gpu"], "device: expected auto, cpu, cuda"),

@@ -15,6 +15,8 @@ class Example:
     name: str = "ddim"
     widths: tuple[int, ...] = (1, 2)
     limit: int | None = None
+    span: tuple[float, float] = (0.0, 3.0)
+    extra: tuple = ()
 
 
 @pytest.mark.parametrize(
@@ -26,6 +28,10 @@ class Example:
         ("clip", "false", False),
         ("name", "3", "3"),
         ("widths", "[3, 4]", (3, 4)),
+        ("widths", "(3,)", (3,)),
+        ("widths", "3, 4, 5", (3, 4, 5)),
+        ("span", "(1, 2.5)", (1.0, 2.5)),
+        ("extra", "[1, 'a']", (1, "a")),
         ("limit", "7", 7),
         ("limit", "None", None),
     ],
@@ -33,7 +39,7 @@ class Example:
 def test_override_converts_texts(name, text, expected):
     value = getattr(config.override(Example(), {name: text}), name)
     assert value == expected
-    assert type(value) is type(expected)
+    assert repr(value) == repr(expected)  # the elements of a tuple too: 1 is not 1.0
 
 
 @pytest.mark.parametrize(
@@ -46,6 +52,7 @@ def test_override_converts_texts(name, text, expected):
         ("clip", "1"),
         ("widths", "3"),
         ("name", 3),
+        ("span", 3.0),
     ],
 )
 def test_override_refuses_wrong_types(name, value):
@@ -53,9 +60,26 @@ def test_override_refuses_wrong_types(name, value):
         config.override(Example(), {name: value})
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "error", "message"),
+    [
+        ("widths", ("a", 3), TypeError, r"widths\[0\]: expected int \(as in 1\), got 'a'"),
+        ("widths", "(8, 2.5)", TypeError, r"widths\[1\]: expected int"),
+        ("widths", (8, 16, True), TypeError, r"widths\[2\]: expected int"),
+        ("widths", "[]", ValueError, r"widths: expected at least one element"),
+        ("span", ("low", 1.0), TypeError, r"span\[0\]: expected float"),
+        ("span", (1.0,), ValueError, r"span: expected two numbers \(as in \(0.0, 3.0\)\), got \(1.0,\)"),
+        ("span", "[1, 2, 3]", ValueError, "span: expected two numbers"),
+    ],
+)
+def test_override_checks_the_elements_of_tuples(name, value, error, message):
+    with pytest.raises(error, match=message):
+        config.override(Example(), {name: value})
+
+
 def test_unknown_names_are_refused_with_the_right_ones():
     with pytest.raises(
-        ValueError, match=r"'step'; did you mean steps\? \(known: steps, eta, clip, name, widths, limit\)"
+        ValueError, match=r"'step'; did you mean steps\? \(known: steps, eta, clip, name, widths, limit, span, extra\)"
     ):
         config.override(Example(), {"step": 3})
 

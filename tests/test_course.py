@@ -171,7 +171,8 @@ def test_the_network_is_blocked_but_loopback_is_not():
     code = (
         "import socket\nserver = socket.create_server(('127.0.0.1', 0))\n"
         "socket.create_connection(server.getsockname()).close()\n"
-        "for call in (lambda: socket.create_connection(('192.0.2.1', 80), 1), lambda: socket.getaddrinfo('a.test', 80)):\n"
+        "calls = lambda: socket.create_connection(('192.0.2.1', 80), 1), lambda: socket.getaddrinfo('a.test', 80)\n"
+        "for call in calls:\n"
         "    try:\n        call()\n    except OSError as error:\n        print(error)\n"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

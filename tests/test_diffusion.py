@@ -8,6 +8,7 @@ import torch
 from minirestore import diffusion
 
 T = 1000
+NAN = float("nan")
 ALPHA_BAR = diffusion.make_alpha_bar(diffusion.make_betas())
 
 
@@ -170,6 +171,11 @@ def test_log_snr_levels_are_equally_spaced():
     assert levels[0] == pytest.approx(0.01) and levels[-2] == pytest.approx(0.99) and levels[-1] == 1
 
 
+def test_a_single_log_snr_level_is_the_noisiest():
+    """The other bound is not visited, so it may be anything."""
+    assert diffusion.log_snr_levels(1, 0.2, 0.5).tolist() == pytest.approx([0.5, 1])
+
+
 def test_shards_draw_the_rows_of_the_whole_batch():
     whole = diffusion.randn((6, 3, 5), diffusion.BatchGenerator(1, 2))
     parts = [diffusion.randn((2, 3, 5), diffusion.BatchGenerator(1, 2, rank=r, world_size=3)) for r in range(3)]
@@ -188,6 +194,32 @@ def test_shards_draw_the_rows_of_the_whole_batch():
         (lambda: diffusion.ddim(_toy, torch.zeros(1, 1, 2, 2), torch.tensor([0.5, 1.0]), eta=1.5), "eta: must lie"),
         (lambda: diffusion.ddpm(_toy, torch.zeros(1, 1, 2, 2), torch.tensor([0.5, 0.4, 1.0])), "strictly increasing"),
         (lambda: diffusion.ddpm(_toy, torch.zeros(1, 1, 2, 2), torch.tensor([0.5, 0.9])), "ending in 1"),
+        (lambda: diffusion.ddim(_toy, torch.zeros(1, 1, 2, 2), torch.tensor([-0.1, 1.0])), r"levels in \[0, 1\]"),
+        (lambda: diffusion.ddim(_toy, torch.zeros(1, 1, 2, 2), torch.tensor([NAN, 0.5, 1.0])), "strictly increasing"),
+        (lambda: diffusion.ddim(_toy, torch.zeros(1, 1, 2, 2), torch.tensor([0.1, NAN, 1.0])), "strictly increasing"),
+        (lambda: diffusion.make_betas(T=0), "T: must be at least 1, got 0"),
+        (lambda: diffusion.make_betas("cosine", T=-1), "T: must be at least 1, got -1"),
+        (lambda: diffusion.make_betas(beta_start=0.0), "beta_start and beta_end: must lie between 0 and 1"),
+        (lambda: diffusion.make_betas("scaled_linear", beta_start=-0.1), "beta_start and beta_end: must lie"),
+        (lambda: diffusion.make_betas(beta_end=1.0), "beta_start and beta_end: must lie between 0 and 1"),
+        (lambda: diffusion.make_betas(beta_end=NAN), "beta_start and beta_end: must lie between 0 and 1"),
+        (lambda: diffusion.log_snr_levels(0), "steps: must be at least 1, got 0"),
+        (lambda: diffusion.log_snr_levels(3, 0.2, 0.5), "expected 0 < min < max < 1"),
+        (lambda: diffusion.log_snr_levels(3, 1.0, 0.5), "expected 0 < min < max < 1"),
+        (lambda: diffusion.log_snr_levels(3, 0.5, 0.0), "expected 0 < min < max < 1"),
+        (lambda: diffusion.log_snr_levels(1, 0.5, 0.0), "expected 0 < min < max < 1"),
+        (
+            lambda: diffusion.add_noise(torch.zeros(2, 3, 4, 4), torch.zeros(1, 3, 4, 4), torch.tensor(0.5)),
+            "x0 and eps must have the same shape",
+        ),
+        (
+            lambda: diffusion.add_noise(*torch.zeros(2, 1, 3, 4, 4), torch.tensor([0.1, 0.5])),
+            "alpha_bar: expected one level or 1, one per image, got 2",
+        ),
+        (
+            lambda: diffusion.add_noise(*torch.zeros(2, 3, 1, 4, 4), torch.tensor([0.1, 0.5])),
+            "alpha_bar: expected one level or 3, one per image, got 2",
+        ),
     ],
 )
 def test_bad_arguments_are_refused(call, message):

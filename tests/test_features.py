@@ -35,7 +35,7 @@ def test_perceptual_distance_is_zero_only_for_equal_images(encoder):
 
 
 def test_perceptual_distance_grows_with_the_noise(encoder):
-    a = random_images(2, (32, 32), 0) * 0.5 + 0.25
+    a = random_images(2, (32, 32), 0) * 0.1 + 0.45
     noise = torch.randn(a.shape, generator=torch.Generator().manual_seed(1))
     distances = [features.perceptual_distance(encoder, a + s * noise, a).mean() for s in (0.01, 0.03, 0.1)]
     assert distances[0] < distances[1] < distances[2]
@@ -47,6 +47,39 @@ def test_perceptual_distance_has_a_gradient_and_never_broadcasts(encoder):
     assert a.grad.abs().sum() > 0
     with pytest.raises(ValueError, match="must have the same shape"):
         features.perceptual_distance(encoder, random_images(2, (8, 8), 0), random_images(1, (8, 8), 0))
+
+
+@pytest.mark.parametrize("size", [(2, 2), (3, 9), (16, 24)])
+def test_pooled_features_are_the_means_and_deviations_of_the_maps(encoder, size):
+    x = random_images(2, size, 0)
+    pooled = features.pooled_features(encoder, x)
+    assert pooled.shape == (2, 2 * (4 + 8 + 12))
+    assert torch.isfinite(pooled).all()
+    if size == (16, 24):  # a size that needs no padding
+        start = 0
+        for level in encoder(x):
+            means, deviations = pooled[:, start:].split(level.shape[1], dim=1)[:2]
+            assert torch.allclose(means, level.mean((2, 3)))
+            assert torch.allclose(deviations, level.flatten(2).std(2))
+            start += 2 * level.shape[1]
+
+
+@pytest.mark.parametrize(
+    ("x", "error", "message"),
+    [
+        (torch.zeros(1, 1, 8, 8), ValueError, "expected 3 channels"),
+        (torch.full((1, 3, 8, 8), 255.0), ValueError, "divide by 255"),
+        (torch.full((1, 3, 8, 8), float("nan")), ValueError, "NaN"),
+        (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), TypeError, "expected a floating-point tensor"),
+    ],
+)
+def test_bad_images_are_refused_by_name(encoder, x, error, message):
+    with pytest.raises(error, match=f"x: .*{message}"):
+        features.pooled_features(encoder, x)
+    with pytest.raises(error, match=f"prediction: .*{message}"):
+        features.perceptual_distance(encoder, x, torch.zeros(x.shape))
+    with pytest.raises(error, match=f"target: .*{message}" if x.shape[1] == 3 else "prediction: "):
+        features.perceptual_distance(encoder, torch.zeros(x.shape), x)
 
 
 def test_frechet_distance_of_shifted_gaussians():
@@ -78,6 +111,15 @@ def test_frechet_distance_equals_scipy():
 def test_frechet_distance_refuses_bad_sets(a, b):
     with pytest.raises(ValueError, match="expected"):
         features.frechet_distance(torch.zeros(a), torch.zeros(b))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_frechet_distance_refuses_values_that_are_not_finite(value):
+    good, bad = torch.zeros(3, 4), torch.full((3, 4), value)
+    with pytest.raises(ValueError, match="a: contains NaN or infinite features"):
+        features.frechet_distance(bad, good)
+    with pytest.raises(ValueError, match="b: contains NaN or infinite features"):
+        features.frechet_distance(good, bad)
 
 
 def test_losses_reach_every_parameter():

@@ -1,5 +1,7 @@
 """The shared U-Net and the denoiser built on it."""
 
+import re
+
 import pytest
 import torch
 
@@ -126,6 +128,16 @@ def test_restore_keeps_any_size_and_range(size, objective):
     assert out.min() >= 0 and out.max() <= 1
 
 
+@pytest.mark.parametrize("objective", ["diffusion", "regression"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_restore_computes_in_the_type_of_the_weights_and_returns_that_of_the_image(dtype, objective):
+    model = random_denoiser(objective=objective)
+    y = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
+    out = model.restore(y, steps=2)
+    assert out.dtype == dtype
+    assert torch.equal(out, model.restore(y.float(), steps=2).to(dtype))
+
+
 def test_restore_is_reproducible_and_samples_differ():
     model = random_denoiser()
     y = torch.rand(1, 3, 12, 12)
@@ -180,6 +192,8 @@ def test_regression_loss_is_the_mean_squared_error():
         (torch.rand(1, 3, 8, 8) * 255, {}, "divide by 255"),
         (torch.full((1, 3, 8, 8), float("nan")), {}, "NaN"),
         (torch.rand(1, 3, 8, 8), {"steps": 0}, "at least 1"),
+        (torch.rand(1, 3, 8, 8), {"steps": 2.5}, "must be integers and at least 1, got steps=2.5, samples=1"),
+        (torch.rand(1, 3, 8, 8), {"samples": 1.5}, "must be integers and at least 1, got steps=16, samples=1.5"),
     ],
 )
 def test_bad_input_never_yields_a_picture(degraded, options, message):
@@ -190,3 +204,29 @@ def test_bad_input_never_yields_a_picture(degraded, options, message):
 def test_unknown_objective():
     with pytest.raises(ValueError, match="objective: expected one of diffusion, regression"):
         DenoiserConfig(objective="gan")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("widths", ()),
+        ("widths", (8, 0)),
+        ("blocks", 0),
+        ("unshuffle", 0),
+        ("embedding_width", 0),
+        ("residual_scale", 0.0),
+        ("residual_scale", float("nan")),
+        ("log_snr_range", (8.0, -6.0)),
+        ("log_snr_range", (1.0,)),
+        ("log_snr_range", (1.0, 2.0, 3.0)),
+        ("log_snr_range", (float("nan"), 8.0)),
+        ("sigma_end", 0.0),
+        ("sigma_end", 2.0),
+        ("sigma_start", 0.01),
+        ("sigma_start", float("nan")),
+    ],
+)
+def test_impossible_settings_are_refused_with_field_and_value(field, value):
+    with pytest.raises(ValueError, match=rf"{field}.*{re.escape(str(value))}") as error:
+        DenoiserConfig(**{field: value})
+    assert "\n" not in str(error.value)

@@ -88,9 +88,13 @@ DAMAGE = {
     "ignored: .*comment": lambda nb, code: add_line(code, "# NBVAL_IGNORE_OUTPUT"),
     "long: ": lambda nb, code: code[2].update(source="x = 1\n" * (guard.LONGEST_CELL + 1)),
     "figure without text": lambda nb, code: first_output(code, "image/png").data.update({"text/plain": "<Figure>"}),
-    "widget: ": lambda nb, code: first_output(code, "image/png").data.update({"application/vnd.jupyter.widget-view+json": {}}),
+    "widget: ": lambda nb, code: first_output(code, "image/png").data.update(
+        {"application/vnd.jupyter.widget-view+json": {}}
+    ),
     "interact: ": lambda nb, code: add_line(code, "interact(print, x=3)"),
-    "explore.* is not called": lambda nb, code: [cell.update(source=cell.source.replace("explore(", "f(")) for cell in code],
+    "explore.* is not called": lambda nb, code: [
+        cell.update(source=cell.source.replace("explore(", "f(")) for cell in code
+    ],
     "show_cost.* is not called": lambda nb, code: code[-1].update(source="pass"),
     "exercises: 1 of kind code": lambda nb, code: [
         cell.update(source="pass") for cell in code if "03.soft" in variants.checked(cell.source)
@@ -145,7 +149,7 @@ def test_no_solution_leaks(lesson):
 
 @pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.name)
 def test_stubs_run_to_the_end(lesson, monkeypatch):
-    """Parameters, setup, stubs and checks; the other cells are those of the main notebook and use none of the answers."""
+    """Parameters, setup, stubs and checks; the other cells are the main notebook's and use none of the answers."""
     monkeypatch.chdir(lesson.root)
     code = [cell for cell in nbformat.read(lesson.lab, as_version=4).cells if cell.cell_type == "code"]
     namespace, printed = {"__name__": "__main__"}, io.StringIO()

@@ -262,8 +262,35 @@ def test_float_tiff_must_lie_in_range(tmp_path):
     assert torch.equal(image[0, 0], torch.from_numpy(array))
     with pytest.raises(ValueError, match="values outside"):
         photos.read_image(save(Image.fromarray(array * 300), tmp_path / "b.tif"))
-    with pytest.raises(ValueError, match="values outside"):
-        photos.read_image(save(Image.fromarray(array.astype(np.int32) - 5), tmp_path / "c.tif"))
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int16])
+def test_integers_of_unknown_range_are_refused(tmp_path, dtype):
+    """Divided by 65535 they could come out nearly black."""
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiff(np.arange(48, dtype=dtype).reshape(6, 8), sample_format=2))
+    with pytest.raises(ValueError, match=r"a\.tif holds signed or 32-bit integers.*save it as 8 or 16 bit"):
+        photos.read_image(path)
+
+
+def tiff(array, sample_format):
+    """The bytes of an uncompressed big-endian grey TIFF; sample_format is 1 for unsigned, 2 for signed integers."""
+    data = array.astype(array.dtype.newbyteorder(">")).tobytes()
+    H, W = array.shape
+    tags = [(256, W), (257, H), (258, 8 * array.itemsize), (259, 1), (262, 1), (273, 8), (277, 1), (278, H)]
+    tags += [(279, len(data)), (339, sample_format)]
+    entries = b"".join(struct.pack(">HHII", tag, 4, 1, value) for tag, value in tags)
+    return b"MM\0*" + struct.pack(">I", 8 + len(data)) + data + struct.pack(">H", len(tags)) + entries + bytes(4)
+
+
+def test_other_sixteen_bit_files_are_scaled(tmp_path):
+    """Big-endian TIFF, and PGM, which Pillow opens in its 32-bit mode (16-bit PNG too in old versions)."""
+    array = np.linspace(0, 65535, 48).astype(np.uint16).reshape(6, 8)
+    (tmp_path / "a.tif").write_bytes(tiff(array, sample_format=1))
+    (tmp_path / "a.pgm").write_bytes(b"P5 8 6 65535\n" + array.astype(">u2").tobytes())
+    for name in ("a.tif", "a.pgm"):
+        image = photos.read_image(tmp_path / name)
+        torch.testing.assert_close(image[0, 1].double(), torch.from_numpy(array / 65535), rtol=1e-6, atol=1e-7)
 
 
 def test_animation_gives_its_first_frame(tmp_path):
@@ -364,19 +391,26 @@ def test_reading_leaves_the_file_alone(tmp_path):
     assert hashlib.sha256(path.read_bytes()).digest() == before
 
 
-@pytest.mark.parametrize("ending", [".png", ".tif", ".jpg"])
+@pytest.mark.parametrize("ending", [*photos.OUTPUT_FORMATS, ".PNG"])
 def test_a_written_image_reads_back(tmp_path, ending):
     image = torch.rand(1, 3, 5, 7, generator=torch.Generator().manual_seed(0))
     path = tmp_path / f"out{ending}"
     photos.write_image(image, path)
-    tolerance = 0.5 / 255 + 1e-6 if ending != ".jpg" else 0.2
+    tolerance = 0.2 if ending in (".jpg", ".jpeg") else 0.5 / 255 + 1e-6
     assert (photos.read_image(path) - image).abs().max() <= tolerance
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
 def test_an_output_that_cannot_be_written_is_refused_before_any_work(tmp_path):
-    with pytest.raises(ValueError, match="no ending that names an image format"):
-        photos.check_output(tmp_path / "out.docx")
+    for name in ("out.docx", "out", "out.pdf", "out.gif", "out.mpo"):
+        with pytest.raises(ValueError, match=r"no ending that names an image format; use one of \.png, \.jpg"):
+            photos.check_output(tmp_path / name)
+    with pytest.raises(ValueError, match="is a folder; add the name of a file"):
+        photos.check_output(tmp_path)
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(ValueError, match="folder.png is a folder"):
+        photos.check_output(tmp_path / "folder.png")
+    (tmp_path / "folder.png").rmdir()
     with pytest.raises(FileNotFoundError, match="there is no folder"):
         photos.check_output(tmp_path / "absent" / "out.png")
     with pytest.raises(ValueError, match=r"must lie in \[0, 1\]"):
