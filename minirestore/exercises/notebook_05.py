@@ -33,6 +33,10 @@ def noisy_at(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> str | None:
         return "signal and noise are exchanged: at alpha_bar = 1 the image must be clean"
     if torch.allclose(got, x0 + (1 - level).sqrt() * eps):
         return "the noise is right but the image is not dimmed, so the variance grows beyond 1"
+    if torch.allclose(got, diffusion.add_noise(x0, eps, alpha_bar[:1].expand(2))):
+        return "every image came at the level of the first; there is one level per image"
+    if not torch.equal(got, answer(x0, eps, alpha_bar)):
+        return "a second call gave another answer: draw nothing here, use the given eps"
     return "compare with the formula for q(x_t | x_0) at alpha_bar = 0, 0.5 and 1"
 
 
@@ -54,6 +58,8 @@ def ddim_step(answer: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> str
         return "the noise is gone; at the next level a share of it remains, in the direction of eps"
     if torch.allclose(got, nxt.sqrt() * (x_t - (1 - now).sqrt() * eps) + (1 - nxt).sqrt() * eps):
         return "the predicted image is too dim: it was multiplied by something on the way to x_t, so divide by it"
+    if not torch.equal(got, answer(x_t, eps, now, nxt)):
+        return "a second call gave another answer: eta = 0 means no new noise"
     return "predict x0 from x_t and eps at the level now, then apply the forward formula at the level nxt"
 
 

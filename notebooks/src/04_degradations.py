@@ -156,7 +156,7 @@ figure, axis = plots.subplots(width=7, height=2.6)
 for (name, curve), style in zip(curves.items(), ("-", "--", ":"), strict=True):
     axis.semilogy(f, curve.clamp(min=1e-6), style, label=name)
 axis.set(title="Frequency response", xlabel="frequency (cycles/pixel)", ylabel="|H|", ylim=(1e-4, 1.5))
-axis.legend(loc="lower left", fontsize=8)
+axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)  # beside the curves: their zeros stay visible
 firsts = [f[(curve[1:] > curve[:-1]).nonzero()[0]].item() for curve in list(curves.values())[:2]]
 text = f"motion dips first at {firsts[0]:.4g}, theory {1 / 10:.4g}; defocus at {firsts[1]:.4g}, theory {0.6098 / 4:.4g}"
 show(figure, alt=f"Three responses on a log scale: {text}")
@@ -166,7 +166,7 @@ show(figure, alt=f"Three responses on a log scale: {text}")
 #
 # The **adjoint** $A^*$ is defined by $\langle Ax, y\rangle = \langle x, A^* y\rangle$ for all $x$ and $y$; for a matrix it
 # is the transpose. If $A$ gathers, $A^*$ spreads: each output pixel hands its value back to the pixels it was
-# computed from, with the same weights. Read [`Blur`](../minirestore/degradations/operators.py): the
+# computed from, with the same weights. Read `Blur` in `minirestore/degradations/operators.py`: the
 # forward pass mirrors the border, the adjoint folds it back.
 #
 # To see the matrices, blur a signal of 16 pixels with a lopsided kernel. Every row of the identity is a unit impulse, and
@@ -467,18 +467,24 @@ for name, config in {"light": degradations.RAIN_LIGHT, "heavy": degradations.RAI
 #
 # Keeping every fourth pixel puts the new Nyquist frequency at 1/8 cycle per old pixel. Whatever oscillates faster does not
 # vanish: it comes back as a slow oscillation that was never there, an **alias**. Antialiasing removes it first, with a
-# filter as wide as the step. Below, a **zone plate**, whose frequency grows from the centre outwards, shrunk from 128 to 32 pixels.
-# Outside the small centre everything should be plain grey.
+# filter as wide as the step. Below, a **zone plate**, whose frequency grows from 0 in the centre to 0.5 cycles/pixel at the
+# rim, shrunk from 128 to 32 pixels. Outside the small centre everything should be plain grey. Every pixel of the zone plate is
+# drawn as 2 x 2 dots, so that your screen adds no alias of its own.
 
 # %%
 axis = torch.arange(128) - 63.5
 distance = (axis[:, None] ** 2 + axis[None, :] ** 2).sqrt()  # local frequency is distance / 128 cycles/pixel
-zone = (0.5 + 0.5 * torch.cos(math.pi * distance**2 / 128))[None, None]
+zone = (0.5 + 0.5 * torch.cos(math.pi * distance**2 / 128) * (distance < 64))[None, None]
 outside = F.avg_pool2d(distance[None, None], 4) > 24
 shrunk = {mode: degradations.resize(zone, (32, 32), mode=mode) for mode in ("nearest", "area", "bilinear", "bicubic")}
 for mode in ("bilinear", "bicubic"):
     shrunk[f"{mode},\nantialias"] = degradations.resize(zone, (32, 32), mode=mode, antialias=True)
-figure = plots.image_row([zone, *shrunk.values()], ["zone plate", *shrunk], width=6.6)
+figure = plots.new_figure(7, 3.3)  # 700 x 330 dots
+figure.set_layout_engine("none")  # every panel is placed by hand, in dots
+plots.image_axes(figure.add_axes((2 / 700, 20 / 330, 256 / 700, 256 / 330)), zone, "zone plate")
+for i, (name, image) in enumerate(shrunk.items()):
+    left, bottom = 286 + 139 * (i % 3), (185, 18)[i // 3]
+    plots.image_axes(figure.add_axes((left / 700, bottom / 330, 96 / 700, 96 / 330)), image, name)
 numbers = ", ".join(f"{name} {image[outside].std().item():.4g}" for name, image in shrunk.items())
 show(figure, alt=f"A zone plate and six reductions to 32 pixels; standard deviation where grey is right: {numbers}")
 
@@ -526,8 +532,8 @@ for name, picture in {"blur, then noise": blurred + white, "noise, then blur": b
 # A **blind** restorer does not know $D$. It is trained on a *distribution* of degradations, drawn anew for every image.
 #
 # - **First order** (used by CodeFormer and to train DiffBIR): blur, shrink, Gaussian noise, JPEG, enlarge again.
-# - **Second order** (Real-ESRGAN): blur, resize, noise, JPEG; once more with other numbers; then a sinc filter and
-#   a last JPEG, in random order.
+# - **Second order** (Real-ESRGAN): blur, resize, noise, JPEG; blur, resize, noise again; then a resize with a sinc
+#   filter, and the last JPEG, in either order.
 #
 # The DiffBIR paper describes blur, resize and noise applied twice; its released training code for the general model
 # uses the first-order recipe, and a second network trained on the second-order one is swapped in for testing. Both recipes are here
@@ -596,10 +602,11 @@ show(figure, alt=f"Scenes {apart:.4g} dB apart, with and without stripes; observ
 # 2. A kernel of the right size but the wrong shape still helps.
 # 3. If in doubt about the size, guess too large.
 #
-# The gain is the PSNR after minus before deconvolution. Crops of one photograph share its character, so the 95 % interval
-# resamples whole photographs (notebook 01). With six photographs such intervals are somewhat too narrow. Statement 3 is about
-# a difference and gets an interval of its own; so does the price of not knowing the kernel. The last line printed is a t
-# interval over draws: how much is luck of the shake.
+# The gain is the PSNR after minus before deconvolution. Crops of one photograph share its character, so the bootstrap
+# resamples whole photographs (notebook 01). With six photographs its intervals are too narrow, so a second one stands
+# beside it, Student's t over the photographs' means, and a statement counts as supported or contradicted only where **both**
+# agree. Statement 3 is about a difference and gets intervals of its own; so does the price of not knowing the kernel.
+# The last line printed is a t interval over draws: how much is luck of the shake.
 
 # %%
 everything, photograph = photos.evaluation_crops(129)
@@ -611,38 +618,49 @@ for number in range(1, draws + 1):
         gains[name].append(metrics.psnr(wiener(degraded, kernel, best[name]), everything) - before)
 gains = {name: torch.stack(values) for name, values in gains.items()}  # (draws, crops)
 means = {name: values.mean(0) for name, values in gains.items()}
-intervals = {name: statistics.paired_bootstrap(mean, photograph, seed) for name, mean in means.items()}
+intervals = {name: statistics.clustered_intervals(mean, photograph, seed) for name, mean in means.items()}
 
 # %%
-order = sorted(intervals, key=lambda name: intervals[name].mean)
-figure, axis = plots.subplots(width=4.8, height=2.1)
-centre = [intervals[name].mean for name in order]
-reach = [[intervals[n].mean - intervals[n].low for n in order], [intervals[n].high - intervals[n].mean for n in order]]
-axis.errorbar(centre, range(len(order)), xerr=reach, fmt="o", capsize=3)
+order = sorted(intervals, key=lambda name: intervals[name][0].mean)
+figure, axis = plots.subplots(width=5.4, height=2.4)
+for shift, index, style, label in ((0.12, 0, "o", "bootstrap over photographs"), (-0.12, 1, "s", "t over photographs")):
+    found = [intervals[name][index] for name in order]
+    reach = [[one.mean - one.low for one in found], [one.high - one.mean for one in found]]
+    rows = [row + shift for row in range(len(order))]
+    axis.errorbar([one.mean for one in found], rows, xerr=reach, fmt=style, markersize=4, capsize=3, label=label)
 axis.axvline(0, color="0.5", linewidth=0.8)
 axis.set_yticks(range(len(order)), order)
-axis.set(title="Wiener deconvolution, by assumed kernel", xlabel="gain (dB), 95 % interval")
-show(figure, alt="Mean gain in dB: " + "; ".join(f"{name} {intervals[name]}" for name in reversed(order)))
+axis.set(title="Wiener deconvolution, by assumed kernel", xlabel="gain (dB), 95 % intervals")
+axis.legend(loc="upper left", fontsize=7)
+text = "; ".join(f"{name} {intervals[name][0]}, t {intervals[name][1]}" for name in reversed(order))
+show(figure, alt=f"Mean gain in dB: {text}")
 
 # %%
-def verdict(interval):
-    """In words, what the interval says about an effect that should be positive."""
-    return "supported" if interval.low > 0 else "contradicted" if interval.high < 0 else "not resolved"
+words = {"above": "supported", "below": "contradicted", "not resolved": "not resolved"}
 
 
-larger = statistics.paired_bootstrap(means["twice as large"] - means["half as large"], photograph, seed)
-price = statistics.paired_bootstrap(means["true kernel"] - means["Gaussian"], photograph, seed)
-print(f"1 true kernel helps: {verdict(intervals['true kernel'])}")
+def judge(pair):
+    """The verdict of both intervals on an effect that should be positive, and what it rests on."""
+    bootstrap, t = pair
+    verdict = words[statistics.verdict(bootstrap, t)]
+    return f"{verdict}: {bootstrap} dB, t [{statistics.significant(t.low)}, {statistics.significant(t.high)}]"
+
+
+larger = statistics.clustered_intervals(means["twice as large"] - means["half as large"], photograph, seed)
+price = statistics.clustered_intervals(means["true kernel"] - means["Gaussian"], photograph, seed)
+print(f"1 true kernel helps: {judge(intervals['true kernel'])}")
 for name in ("Gaussian", "another shake"):
-    print(f"2 wrong shape, {name}, helps: {verdict(intervals[name])}")
-print(f"3 too large is safer: {verdict(larger)}, 2 x minus 0.5 x is {larger} dB")
-print(f"price of a Gaussian in place of the true kernel: {price} dB")
+    print(f"2 wrong shape, {name}, helps: {judge(intervals[name])}")
+print(f"3 too large is safer, 2 x minus 0.5 x: {judge(larger)}")
+print(f"a Gaussian in place of the true kernel costs: {judge(price)}")
+print(f"half as large helps: {judge(intervals['half as large'])}")
 print(f"true kernel, over draws: {statistics.t_interval(gains['true kernel'].mean(1))} dB")
 
 # %% [markdown]
 # The intervals cover six photographs, one noise level, one size of shake and one method. What to remember: assuming twice the
 # blur boosts frequencies that had hardly been weakened, and none of our dials repairs that; assuming half leaves blur behind,
-# and still helped.
+# and still helped. Statement 2 splits: a Gaussian of the right size helps, while somebody else's walk gains a little on
+# average but not clearly: only one of its two intervals excludes zero, so we do not claim it.
 #
 # ## Exercise 4: criticise (5 minutes, medium)
 #
@@ -700,8 +718,8 @@ show_cost("Blurring one colour crop of 129 x 129 pixels", fixed=fixed, measured=
 # - explain linear light, shot noise, JPEG rounding and aliasing to somebody else;
 # - draw from the first- and second-order pipelines and keep the record.
 #
-# **Next**: 05 learns a prior. It builds diffusion from first principles and trains a small conditional model that restores
-# what this notebook broke.
+# **Next**: 05 learns a prior. It builds diffusion from first principles and trains a small conditional model that removes
+# noise.
 #
 # **References**: N. Wiener, *Extrapolation, interpolation, and smoothing of stationary time series*, 1949. D. Field, *Relations
 # between the statistics of natural images and the response properties of cortical cells*, 1987. J. Kaipio and E. Somersalo,

@@ -26,6 +26,10 @@ def step_by_parts(x_t, eps, now, nxt):
     return diffusion.add_noise(diffusion.x0_from_eps(x_t, eps, now), eps, nxt)
 
 
+def step_with_fresh_noise(x_t, eps, now, nxt):
+    return diffusion.add_noise(diffusion.x0_from_eps(x_t, eps, now), torch.randn_like(x_t), nxt)
+
+
 def level(alpha_bar):
     return alpha_bar.reshape(-1, 1, 1, 1)
 
@@ -39,6 +43,8 @@ ANSWERS = {
             (lambda x0, eps, a: forward_by_hand(eps, x0, a), "exchanged"),
             (lambda x0, eps, a: x0 + (1 - level(a)).sqrt() * eps, "not dimmed"),
             (lambda x0, eps, a: forward_by_hand(x0, eps, a)[0], "shape"),
+            (lambda x0, eps, a: a[0].sqrt() * x0 + (1 - a[0]).sqrt() * eps, "one level per image"),
+            (lambda x0, eps, a: forward_by_hand(x0, torch.randn_like(x0), a), "given eps"),
             (lambda x0, eps, a: x0, "compare with the formula"),
         ],
     ),
@@ -54,6 +60,7 @@ ANSWERS = {
             ),
             (lambda x_t, eps, now, nxt: step_by_hand(x_t, eps, nxt, now), "predict x0 from"),
             (lambda x_t, eps, now, nxt: x_t[:1], "shape"),
+            (step_with_fresh_noise, "no new noise"),
         ],
     ),
     "05.told": Answers(
