@@ -1,4 +1,4 @@
-"""Images in the frequency domain: spectra, band filters, amplitude and phase.
+"""Images in the frequency domain: spectra, band filters, Wiener deconvolution, amplitude and phase.
 
 Everywhere: frequencies are in cycles per pixel, so 0.5 is the Nyquist frequency of an axis and ``sqrt(0.5) = 0.707``
 the corner of the spectrum; the FFT is orthonormal, so energy in the image equals energy in the spectrum (Parseval);
@@ -6,7 +6,8 @@ the corner of the spectrum; the FFT is orthonormal, so energy in the image equal
 side, odd ones included; half-precision input is transformed in float32.
 
 Sources: Oppenheim and Lim, "The importance of phase in signals", 1981 (amplitude and phase); Field, "Relations between
-the statistics of natural images and the response properties of cortical cells", 1987 (power falls as ``1 / f^2``).
+the statistics of natural images and the response properties of cortical cells", 1987 (power falls as ``1 / f^2``);
+Wiener, "Extrapolation, interpolation, and smoothing of stationary time series", 1949.
 """
 
 import itertools
@@ -19,6 +20,7 @@ from torch import Tensor
 from minirestore import images
 
 REAL_TOLERANCE = 1e-3
+KERNEL_TOLERANCE = 1e-3
 
 
 def _at_least_float32(x: Tensor) -> Tensor:
@@ -191,6 +193,73 @@ def split_bands(x: Tensor, edges: Sequence[float], softness: float = 0.0) -> lis
     """Split ``(B, C, H, W)`` at increasing frequencies into ``len(edges) + 1`` bands, low to high, that add up to x."""
     limits = [0.0, *edges, math.inf]
     return [band_filter(x, low, high, softness) for low, high in itertools.pairwise(limits)]
+
+
+# --- deconvolution ---------------------------------------------------------------------------------------------------
+
+
+def _check_kernel(kernel: Tensor, B: int) -> Tensor:
+    """The kernels as ``(1 or B, k, k)`` float64; TypeError or ValueError unless they are blurs for B images."""
+    if not isinstance(kernel, Tensor) or not kernel.is_floating_point():
+        got = getattr(kernel, "dtype", type(kernel).__name__)
+        raise TypeError(f"kernel: expected a floating-point tensor (k, k) or (B, k, k), got {got}")
+    shape = tuple(kernel.shape)
+    if kernel.ndim not in (2, 3) or shape[-1] != shape[-2] or shape[-1] % 2 == 0:
+        raise ValueError(f"kernel: expected (k, k) or (B, k, k) with k odd, got shape {shape}")
+    if kernel.ndim == 3 and shape[0] not in (1, B):
+        raise ValueError(f"kernel: expected one kernel or one per image ({B}), got {shape[0]}")
+    kernel = kernel.reshape(-1, *shape[-2:]).double()
+    total = kernel.sum((-2, -1))
+    if not bool(((total - 1).abs() < KERNEL_TOLERANCE).all()):  # NaN and infinity land here, too
+        raise ValueError(f"kernel: must be finite and sum to 1, got sums {total.tolist()}; divide by kernel.sum()")
+    return kernel
+
+
+def _correlation_response(kernel: Tensor, H: int, W: int) -> Tensor:
+    """Response ``(B, H, W // 2 + 1)`` of correlation with kernels ``(B, k, k)`` on a periodic image of any size."""
+    B, k, _ = kernel.shape
+    offsets = torch.arange(k, device=kernel.device) - k // 2
+    wrapped = kernel.new_zeros(B, H, k).index_add(1, offsets % H, kernel)
+    wrapped = kernel.new_zeros(B, H, W).index_add(2, offsets % W, wrapped)
+    return torch.fft.rfft2(wrapped).conj()
+
+
+def wiener(y: Tensor, kernel: Tensor, tau: float, *, clip: bool = True) -> Tensor:
+    """Deconvolve blurred images: ``conj(K) / (|K|^2 + tau f^2)`` times the spectrum, f in cycles/pixel.
+
+    Wiener's linear estimate of least squared error, for a noise-to-signal ratio of ``tau f^2``: white noise, and images
+    whose power falls as ``1 / f^2`` (Field 1987). ``tau`` grows with the variance of the noise. Frequency zero is left
+    alone, so flat images stay as they are.
+
+    The image is mirrored to twice its size, without repeating the edge. That undoes ``degradations.Blur`` up to the
+    border if the kernel is symmetric about both axes; other kernels (walks, oblique lines) leave errors near it.
+
+    Args:
+        y: ``(B, C, H, W)`` in [0, 1].
+        kernel: ``(k, k)``, or one per image ``(B, k, k)``; k odd, sum 1, of any size. Applied as a correlation, like
+            ``degradations.Blur``.
+        tau: positive; the smaller, the sharper and the noisier. Choose it on other images than those reported on.
+        clip: clip to [0, 1] (default); False keeps the linear estimate, which overshoots at edges.
+
+    Returns:
+        ``(B, C, H, W)`` in the dtype of ``y``.
+
+    Raises:
+        TypeError, ValueError: from ``images.check_images``; a kernel of another shape or sum; ``tau`` out of range.
+    """
+    B, _, H, W = images.check_images(y, "y").shape
+    kernel = _check_kernel(kernel, B)
+    if not 0 < tau < math.inf:
+        raise ValueError(f"tau: must be positive and finite, got {tau}")
+    rows, columns = (images.reflect_indices(side, 0, side - 2).to(y.device) for side in (H, W))
+    mirrored = _at_least_float32(y)[..., rows, :][..., columns]  # (B, C, 2 H - 2, 2 W - 2), periodic
+    size = tuple(mirrored.shape[-2:])
+    K = _correlation_response(kernel.to(y.device), *size)
+    f = radial_frequency(*size, y.device)[:, : size[1] // 2 + 1]
+    response = K.conj() / (K.abs().square() + tau * f.square())  # (1 or B, 2 H - 2, W)
+    Y = torch.fft.rfft2(mirrored)
+    x = torch.fft.irfft2(Y * response[:, None].to(Y.dtype), s=size)[..., :H, :W]
+    return (x.clamp(0, 1) if clip else x).to(y.dtype)
 
 
 # --- amplitude and phase ---------------------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minirestore import degradations as D
-from minirestore.degradations import pipelines
+from minirestore import metrics, photos
+from minirestore.degradations import domains, pipelines
 from minirestore.degradations.compression import CHROMINANCE_TABLE, LUMINANCE_TABLE
 from minirestore.degradations.operators import RESIZE_MODES
 
@@ -642,6 +643,178 @@ def test_blur_domains_have_the_severity_they_state(name):
     # the points sample the image coarsely when the blur varies over it
     assert float(inner_radius) == pytest.approx(blur.parameters["radius"], rel=0.25 if name == "rotation" else 0.03)
     assert config.radius[0] <= blur.parameters["radius"] <= config.radius[1]
+
+
+# Three channels of one pixel, the RMS radius and the last number drawn, as first published: what is trained on these
+# pictures cannot be compared with later ones unless they stay.
+PUBLISHED = {
+    "linear": ([0.373454, 0.526550, 0.425907], 1.924178, 1.014810),
+    "walk": ([0.464897, 0.537161, 0.411396], 1.924178, False),
+    "walk_gamma": ([0.579717, 0.628731, 0.492581], 1.924178, True),
+    "disk": ([0.407245, 0.540745, 0.524402], 1.924178, 2.721198),
+    "rotation": ([0.485760, 0.482708, 0.367895], 1.924178, 2.220576),
+    "long": ([0.410778, 0.505390, 0.481838], 3.848355, 1.014810),
+}
+
+
+@pytest.mark.parametrize("name", D.BLUR_DOMAINS)
+def test_blur_domains_keep_their_pictures(name):
+    x = torch.rand(2, 3, 24, 31, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y, (_, (blur, noise)) = D.random_blur(x, 3, D.BLUR_DOMAINS[name], return_record=True)
+    pixel, radius, last = PUBLISHED[name]
+    assert y[1, :, 11, 20].tolist() == pytest.approx(pixel, abs=2e-6)
+    assert blur.parameters["radius"] == pytest.approx(radius, abs=1e-6)
+    assert list(blur.parameters.values())[-1] == pytest.approx(last, abs=1e-6)
+    assert noise.parameters == {"sigma": 5.1 if name == "walk_gamma" else 2.55, "grey": False}
+
+
+# ----------------------------------------------------------------------------------------------- matched blur
+
+MATCHED = ("linear", "walk", "walk_gamma", "disk", "rotation")
+
+
+@pytest.fixture(scope="module")
+def crops() -> torch.Tensor:
+    return photos.crops("hubble", 64)
+
+
+@pytest.mark.parametrize("name", MATCHED)
+def test_matched_blur_has_the_psnr_asked_for(crops, name):
+    domain, targets = D.BLUR_DOMAINS[name], [24.0, 21.0, 27.5, 22.5]
+    before = crops.clone()
+    y, records = D.matched_blur(crops, 5, domain, targets, return_record=True)
+    assert (metrics.psnr(y, crops) - torch.tensor(targets)).abs().max() <= 0.02
+    assert torch.equal(crops, before)
+    assert all([step.name for step in record] == ["blur", "gaussian_noise"] for record in records)
+    assert all(0.75 <= radius <= 24 for radius in drawn(records, "blur", "radius"))
+    # the same bytes again, for fewer images, and from a generator
+    assert torch.equal(D.matched_blur(crops, torch.Generator().manual_seed(5), domain, torch.tensor(targets)), y)
+    assert torch.equal(D.matched_blur(crops[:2], 5, domain, targets[:2]), y[:2])
+    assert not torch.equal(D.matched_blur(crops[:1], 6, domain, targets[:1]), y[:1])
+
+
+@pytest.mark.parametrize("name", [*MATCHED, "long"])
+def test_matched_blur_chooses_nothing_but_the_radius(crops, name):
+    """Asked for the PSNR that random_blur happened to give, it finds random_blur's picture."""
+    domain = D.BLUR_DOMAINS[name]
+    blurred, expected = D.random_blur(crops, 9, domain, return_record=True)
+    y, found = D.matched_blur(crops, 9, domain, metrics.psnr(blurred, crops), return_record=True)
+    assert drawn(found, "blur", "radius") == pytest.approx(drawn(expected, "blur", "radius"), rel=0.02)
+    for key in {"rotation": ("row", "column"), "linear": ("angle",)}.get(name, ()):
+        assert drawn(found, "blur", key) == drawn(expected, "blur", key)
+    assert metrics.psnr(y, blurred).min() > 50  # noise of another seed alone would leave 37 dB
+
+
+def test_matched_blur_ignores_the_radius_of_its_domain(crops):
+    pictures = [D.matched_blur(crops, 2, D.BLUR_DOMAINS[name], 24) for name in ("linear", "long")]
+    assert torch.equal(*pictures)
+
+
+def test_matched_blur_takes_few_attempts(crops, monkeypatch):
+    radii, degrade = [], domains._degrade
+    monkeypatch.setattr(
+        domains, "_degrade", lambda x, g, domain, radius: radii.append(radius) or degrade(x, g, domain, radius)
+    )
+    for name in MATCHED:
+        D.matched_blur(crops, 1, D.BLUR_DOMAINS[name], 23)
+    assert len(radii) <= 7 * len(MATCHED) * len(crops)  # bisection takes about nine
+
+
+@pytest.mark.parametrize(("target", "place"), [(60.0, "above"), (5.0, "below")])
+def test_a_psnr_out_of_reach_names_the_image_and_the_range(crops, target, place):
+    targets = [24.0, 24.0, target, 24.0]
+    with pytest.raises(D.OutOfReachError, match=rf"image 2 cannot have {target:.4g} dB.* 0.75 to 24 pixels") as error:
+        D.matched_blur(crops, 1, D.BLUR_DOMAINS["disk"], targets)
+    low, high = (float(word) for word in str(error.value).removesuffix(" dB").split(" give ")[1].split(" to "))
+    assert high < target if place == "above" else target < low
+    for reachable in (low + 0.1, high - 0.1):
+        D.matched_blur(crops, 1, D.BLUR_DOMAINS["disk"], [24.0, 24.0, reachable, 24.0])
+    with pytest.raises(D.OutOfReachError):
+        D.matched_blur(crops, 1, D.BLUR_DOMAINS["disk"], [24.0, 24.0, high + 0.1, 24.0])
+
+
+def test_a_psnr_between_two_roundings_is_refused():
+    x = torch.tensor([[[[0.90, 0.91, 0.90], [0.90, 0.90, 0.91]]]], dtype=torch.bfloat16)
+    with pytest.raises(D.OutOfReachError, match="image 0 jumps over 44 dB"):
+        D.matched_blur(x, 0, D.BlurDomain("disk", noise=0.0), 44)
+
+
+@pytest.mark.parametrize("bad", BAD_IMAGES)
+def test_matched_blur_refuses_bad_images(bad):
+    image, message = BAD_IMAGES[bad]
+    with pytest.raises(ValueError, match=message):
+        D.matched_blur(image, 0, D.BLUR_DOMAINS["walk"], 25)
+    with pytest.raises(ValueError, match=message):
+        D.evaluation_shifts(image, 0)
+
+
+@pytest.mark.parametrize("bad", [-1.0, math.nan, math.inf, [20.0, 25.0]])
+def test_matched_blur_refuses_bad_targets(crops, bad):
+    with pytest.raises(ValueError, match="target_psnr"):
+        D.matched_blur(crops, 0, D.BLUR_DOMAINS["walk"], bad)
+
+
+def test_evaluation_shifts_are_matched_to_the_linear_blur_of_their_image(crops):
+    other = crops.flip(-1).roll(1, 0)
+    shifts = D.evaluation_shifts(crops, 4, content=other)
+    assert list(shifts) == ["linear", *D.SHIFTS]
+    assert torch.equal(shifts["linear"].degraded, D.random_blur(crops, 4))
+    assert torch.equal(shifts["long"].degraded, D.random_blur(crops, 4, D.BLUR_DOMAINS["long"]))
+    targets = metrics.psnr(shifts["linear"].degraded, crops)
+    assert targets.max() - targets.min() > 1  # so that a mix-up of images shows
+    for name, (clean, degraded, kept, radii) in shifts.items():
+        assert kept == [0, 1, 2, 3]
+        assert len(radii) == len(kept)
+        assert torch.equal(clean, other if name == "content" else crops)
+        if name == "long":
+            assert (metrics.psnr(degraded, clean) < targets - 0.5).all()
+        else:
+            assert (metrics.psnr(degraded, clean) - targets).abs().max() <= 0.02
+        if name in MATCHED[1:]:
+            assert largest_difference(degraded, D.matched_blur(crops, 4, D.BLUR_DOMAINS[name], targets)) < 1e-6
+    assert shifts["long"].radii == pytest.approx([2 * radius for radius in shifts["linear"].radii])
+    _, records = D.matched_blur(crops, 4, D.BLUR_DOMAINS["disk"], targets, return_record=True)
+    found = [step.parameters["radius"] for step, *_ in records]
+    assert shifts["disk"].radii == pytest.approx(found, rel=1e-4)
+    moved = D.matched_blur(other, 4, D.BLUR_DOMAINS["linear"], targets)
+    assert largest_difference(shifts["content"].degraded, moved) < 1e-6
+
+
+def test_evaluation_shifts_leave_out_what_cannot_be_matched(crops):
+    smooth = crops.clone()
+    smooth[1] = 0.5
+    shifts = D.evaluation_shifts(smooth, 4, ("long", "walk_gamma"))
+    assert list(shifts) == ["linear", "long", "walk_gamma"]
+    assert shifts["linear"].kept == shifts["long"].kept == [0, 1, 2, 3]
+    clean, degraded, kept, radii = shifts["walk_gamma"]
+    assert kept == [0, 2, 3]
+    assert len(radii) == 3
+    assert torch.equal(clean, smooth[kept])
+    difference = metrics.psnr(degraded, clean) - metrics.psnr(shifts["linear"].degraded, smooth)[kept]
+    assert difference.abs().max() <= 0.02
+    with pytest.raises(ValueError, match="no image can have .* in walk_gamma"):
+        D.evaluation_shifts(smooth[1:2], 4, ("walk_gamma",))
+
+
+def test_evaluation_shifts_refuse(crops):
+    with pytest.raises(ValueError, match="names: expected some of walk, .* got linear, zoom"):
+        D.evaluation_shifts(crops, 0, ("walk", "zoom", "linear"))
+    with pytest.raises(ValueError, match="content: .* other pictures"):
+        D.evaluation_shifts(crops, 0)
+    with pytest.raises(ValueError, match="content and clean must have the same shape"):
+        D.evaluation_shifts(crops, 0, content=crops[:3])
+    with pytest.raises(ValueError, match="content: values must lie in"):
+        D.evaluation_shifts(crops, 0, content=crops * 255)
+
+
+def test_text_scenes_serve_as_other_content():
+    from minirestore import scenes
+
+    text = scenes.render_scenes(2, 64, 0, "text")["image"]
+    (linear, content) = D.evaluation_shifts(photos.crops("hubble", 64)[::2], 0, ("content",), content=text).values()
+    assert content.kept == [0, 1]
+    difference = metrics.psnr(content.degraded, text) - metrics.psnr(linear.degraded, linear.clean)
+    assert difference.abs().max() <= 0.02
 
 
 @settings(max_examples=15, deadline=None)

@@ -1,4 +1,4 @@
-"""Fourier: Parseval, orthonormality, power and slope, partition of unity, amplitude and phase, display."""
+"""Fourier: Parseval, orthonormality, power and slope, partition of unity, deconvolution, phase, display."""
 
 import itertools
 import math
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from minirestore import fourier
+from minirestore import degradations, fourier, images, metrics, photos
 
 SIZES = [(8, 8), (7, 10), (9, 5), (1, 6), (1, 1), (2, 3)]
 
@@ -203,6 +203,113 @@ def test_gradients():
     assert torch.autograd.gradcheck(lambda x: fourier.band_filter(x, 0.1, 0.3, 0.1), x)
     assert torch.autograd.gradcheck(lambda x: fourier.radial_power_spectrum(x, window=True)[1], x)
     assert torch.autograd.gradcheck(lambda x: fourier.ifft2(fourier.fft2(x)), x)
+
+
+# --- deconvolution ---------------------------------------------------------------------------------------------------
+
+
+def unit_image(*shape, seed=0):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (7, 12), (13, 9), (2, 2), (2, 5), (3, 40)])
+def test_wiener_inverts_the_blur_of_a_symmetric_kernel_up_to_the_border(size):
+    x = unit_image(2, 3, *size)
+    kernel = degradations.gaussian_kernel(9, torch.tensor([0.45, 0.6]), torch.tensor([0.6, 0.4]))
+    y = degradations.Blur(kernel)(x)
+    assert (y - x).abs().max() > 0.05
+    restored = fourier.wiener(y, kernel, 1e-12, clip=False)
+    assert restored.shape == x.shape
+    assert (restored - x).abs().max() < 1e-6
+    # each image has its own kernel, and one kernel serves all images
+    assert (fourier.wiener(y, kernel.flip(0), 1e-12, clip=False) - x).abs().max() > 0.05
+    once = fourier.wiener(degradations.Blur(kernel[0])(x), kernel[0], 1e-12, clip=False)
+    assert (once - x).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("size", [(5, 6), (4, 3)])
+def test_wiener_solves_its_least_squares_problem(size):
+    """Dense reference: the x with the least ``|A x - y|^2 + tau |f X|^2`` on the mirrored, periodic image."""
+    y, kernel, tau = unit_image(1, 1, *size), unit_image(3, 3, seed=1), 0.3
+    kernel = kernel / kernel.sum()
+    H, W = (2 * side - 2 for side in size)
+    units = torch.eye(H * W, dtype=torch.float64).view(-1, H, W)
+    blurred = sum(  # correlation: pixel i gathers from i + offset
+        kernel[row, column] * units.roll((1 - row, 1 - column), (1, 2)) for row in range(3) for column in range(3)
+    )
+    A = blurred.flatten(1).T  # column j is the picture of unit vector j
+    F = torch.fft.fft2(units, norm="ortho").flatten(1).T
+    penalty = (F.conj().T @ (fourier.radial_frequency(H, W).flatten().square()[:, None] * F)).real
+    rows, columns = (images.reflect_indices(side, 0, side - 2) for side in size)
+    x = torch.linalg.solve(A.T @ A + tau * penalty, A.T @ y[0, 0][rows][:, columns].flatten()).view(H, W)
+    estimate = fourier.wiener(y, kernel, tau, clip=False)[0, 0]
+    assert (estimate - x[: size[0], : size[1]]).abs().max() < 1e-12
+
+
+def test_wiener_undoes_a_shake_only_the_right_way_round():
+    x = photos.crops("hubble", 65)
+    kernel = degradations.walk_motion_kernel(2.5, 3)
+    y = degradations.gaussian_noise(degradations.Blur(kernel)(x).clamp(0, 1), 1.0, 0)
+    restored, turned = (fourier.wiener(y, k, 0.05) for k in (kernel, kernel.flip((0, 1))))
+    assert (metrics.psnr(restored, x) > metrics.psnr(y, x) + 2).all()
+    assert (metrics.psnr(turned, x) < metrics.psnr(y, x)).all()
+
+
+@pytest.mark.parametrize("size", [(8, 11), (2, 3)])
+@pytest.mark.parametrize("side", [1, 5, 21])  # the last reaches around the whole mirrored image
+def test_wiener_keeps_the_mean(size, side):
+    kernel = degradations.gaussian_kernel(side, 3.0, 1.0)
+    flat = torch.full((1, 1, *size), 0.37, dtype=torch.float64)
+    assert (fourier.wiener(flat, kernel, 100.0) - flat).abs().max() < 1e-13
+    y = unit_image(1, 3, *size)
+    ends = [torch.tensor([1.0, *[2.0] * (n - 2), 1.0], dtype=torch.float64) for n in size]  # the mirror counts twice
+    weight = ends[0][:, None] * ends[1][None, :] / (ends[0].sum() * ends[1].sum())
+    before, after = ((weight * z).sum((-2, -1)) for z in (y, fourier.wiener(y, kernel, 0.1, clip=False)))
+    assert (after - before).abs().max() < 1e-13
+
+
+def test_wiener_gives_up_more_with_a_larger_tau():
+    y = unit_image(1, 1, 32, 32)
+    contrast = [
+        fourier.wiener(y, degradations.gaussian_kernel(7, 1.0), tau, clip=False).std() for tau in (0.01, 1, 100)
+    ]
+    assert contrast[0] > 2 * contrast[1] > 4 * contrast[2]
+
+
+def test_wiener_range_and_precision():
+    y, kernel = unit_image(1, 3, 16, 17), degradations.gaussian_kernel(7, 1.0)
+    linear = fourier.wiener(y, kernel, 1e-3, clip=False)
+    assert linear.min() < 0
+    assert linear.max() > 1
+    assert torch.equal(fourier.wiener(y, kernel, 1e-3), linear.clamp(0, 1))
+    single = fourier.wiener(y.float(), kernel, 1e-3)
+    assert single.dtype == torch.float32
+    assert (single - linear.clamp(0, 1)).abs().max() < 1e-4
+    half = fourier.wiener(y.bfloat16(), kernel, 1e-3)
+    assert half.dtype == torch.bfloat16
+    assert torch.equal(half, fourier.wiener(y.bfloat16().float(), kernel, 1e-3).bfloat16())
+
+
+def test_wiener_refuses():
+    y, kernel = torch.rand(2, 3, 8, 8), torch.full((3, 3), 1 / 9)
+    for image, message in ((200 * y, "divide by 255"), (y[0], "4 dimensions"), (y * math.nan, "NaN"), (y[:0], "empty")):
+        with pytest.raises(ValueError, match=rf"^y: .*{message}"):
+            fourier.wiener(image, kernel, 1.0)
+    wrong = {
+        "k odd": (torch.full((4, 4), 1 / 16), torch.full((3, 5), 1 / 15), torch.ones(1), kernel[None, None]),
+        "one per image": (kernel.expand(3, 3, 3),),
+        "sum to 1": (9 * kernel, kernel - 1 / 9, kernel * math.nan, torch.stack([kernel, 2 * kernel])),
+    }
+    for message, kernels in wrong.items():
+        for bad in kernels:
+            with pytest.raises(ValueError, match=f"^kernel: .*{message}"):
+                fourier.wiener(y, bad, 1.0)
+    for bad in (kernel.numpy(), torch.ones(1, 1, dtype=torch.int64)):
+        with pytest.raises(TypeError, match="^kernel: "):
+            fourier.wiener(y, bad, 1.0)
+    for tau in (0.0, -1.0, math.inf, math.nan):
+        with pytest.raises(ValueError, match="^tau: "):
+            fourier.wiener(y, kernel, tau)
 
 
 # --- amplitude and phase ---------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ In one call (images ``(B, C, H, W)`` in [0, 1] in and out): `gaussian_blur`, `mo
 `defocus_blur`, `rotation_blur`, `rain`, `gaussian_noise`, `poisson_noise`, `jpeg`, `diff_jpeg`, `resize`.
 Kernels to look at: `gaussian_kernel` and its relatives. Linear operators with exact adjoints: `Blur`, `MotionBlur`,
 `SpatiallyVaryingBlur`, `Resize`, `Downsample`. Random pipelines whose configurations are frozen dataclasses:
-`first_order`, `second_order`, `random_blur`.
+`first_order`, `second_order`, `random_blur`; blur of a stated PSNR: `matched_blur`, and `evaluation_shifts`.
 
 Randomness comes from a ``torch.Generator`` or an integer seed: same seed, same bytes. A CPU generator serves images
 on any device.
@@ -13,7 +13,16 @@ on any device.
 from minirestore.degradations._common import Step
 from minirestore.degradations.blur import defocus_blur, gaussian_blur, motion_blur, rotation_blur, walk_blur
 from minirestore.degradations.compression import diff_jpeg, jpeg
-from minirestore.degradations.domains import BLUR_DOMAINS, BlurDomain, random_blur
+from minirestore.degradations.domains import (
+    BLUR_DOMAINS,
+    SHIFTS,
+    BlurDomain,
+    OutOfReachError,
+    Shift,
+    evaluation_shifts,
+    matched_blur,
+    random_blur,
+)
 from minirestore.degradations.kernels import (
     disk_kernel,
     gaussian_kernel,
@@ -55,21 +64,25 @@ __all__ = [
     "SECOND_ORDER_GENERAL",
     "SECOND_ORDER_RESSHIFT",
     "SECOND_ORDER_SMALL",
+    "SHIFTS",
     "Blur",
     "BlurDomain",
     "Downsample",
     "FirstOrder",
     "KernelMixture",
     "MotionBlur",
+    "OutOfReachError",
     "Rain",
     "Resize",
     "SecondOrder",
+    "Shift",
     "SpatiallyVaryingBlur",
     "Stage",
     "Step",
     "defocus_blur",
     "diff_jpeg",
     "disk_kernel",
+    "evaluation_shifts",
     "first_order",
     "gaussian_blur",
     "gaussian_kernel",
@@ -78,6 +91,7 @@ __all__ = [
     "jpeg",
     "linear_motion_kernel",
     "linear_to_srgb",
+    "matched_blur",
     "motion_blur",
     "pad_kernel",
     "plateau_kernel",
