@@ -10,7 +10,7 @@ help:
 	@echo "make lab          open the notebooks in JupyterLab"
 	@echo "make test         run all checks, the notebooks included"
 	@echo "make build        rebuild the notebooks whose source has changed, and the student build"
-	@echo "make checkpoints  train the shipped models from scratch: minutes on one GPU, about an hour on a CPU"
+	@echo "make checkpoints  train the shipped models from scratch: minutes on one GPU, a few hours on a CPU"
 	@echo "make lock         choose exact versions anew (needs uv)"
 	@echo
 	@echo "The first of them creates .venv with the versions of requirements.lock; use another Python with"
@@ -36,6 +36,11 @@ checkpoints: environment
 	$(BIN)/minirestore train denoiser --output runs/denoiser $(TRAIN)
 	$(BIN)/minirestore train denoiser --set objective=regression --output runs/denoiser_regressor $(TRAIN)
 	$(BIN)/minirestore train features --output runs/features $(TRAIN)
+	$(BIN)/minirestore train structure_guidance --output runs/structure_guidance $(TRAIN)
+	$(BIN)/minirestore train structure_guidance --set guided=False --set steps=12000 \
+	    --output runs/structure_guidance_unguided $(TRAIN)
+	$(BIN)/minirestore train structure_guidance --set objective=regression --set steps=12000 \
+	    --output runs/structure_guidance_regressor $(TRAIN)
 
 lock:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate \

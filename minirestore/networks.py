@@ -15,14 +15,22 @@ class LevelEmbedding(nn.Module):
     """Embed a continuous noise level: sinusoids of log-SNR, then a two-layer MLP.
 
     Input ``alpha_bar`` (B,) in [0, 1]; output (B, width). The log-SNR is clamped to ``log_snr_range``, the range seen
-    in training: pure noise (alpha_bar = 0) is embedded as the noisiest level of it.
+    in training: pure noise (alpha_bar = 0) is embedded as the noisiest level of it. ``hidden`` is the width between
+    the two layers, by default ``width``.
     """
 
-    def __init__(self, width: int, log_snr_range: tuple[float, float] = (-8.0, 8.0), frequencies: int = 16):
+    def __init__(
+        self,
+        width: int,
+        log_snr_range: tuple[float, float] = (-8.0, 8.0),
+        frequencies: int = 16,
+        hidden: int | None = None,
+    ):
         super().__init__()
+        hidden = width if hidden is None else hidden
         self.log_snr_range = log_snr_range
         self.register_buffer("frequency", torch.logspace(-1, 1, frequencies) * math.pi / 12, persistent=False)
-        self.mlp = nn.Sequential(nn.Linear(2 * frequencies, width), nn.SiLU(), nn.Linear(width, width))
+        self.mlp = nn.Sequential(nn.Linear(2 * frequencies, hidden), nn.SiLU(), nn.Linear(hidden, width))
 
     def forward(self, alpha_bar: Tensor) -> Tensor:
         log_snr = torch.logit(alpha_bar.float()).clamp(*self.log_snr_range)
@@ -31,25 +39,29 @@ class LevelEmbedding(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """``x + conv(silu(conv(silu(x)) + linear(embedding)))``; the second convolution starts at zero.
+    """``x + conv(silu(conv(silu(x)) + linear(embedding) + added))``; the second convolution starts at zero.
 
-    (B, in_channels, H, W), embedding (B, embedding_width) or None -> (B, out_channels, H, W).
+    (B, in_channels, H, W), embedding (B, embedding_width) or None, ``added`` features (B, out_channels, H, W) or None
+    -> (B, out_channels, H, W). ``dropout`` acts before the second convolution, in training only.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, embedding_width: int | None = None):
+    def __init__(self, in_channels: int, out_channels: int, embedding_width: int | None = None, dropout: float = 0.0):
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.level = nn.Linear(embedding_width, out_channels) if embedding_width else None
         self.skip = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
+        self.dropout = nn.Dropout(dropout)
         nn.init.zeros_(self.conv2.weight)
         nn.init.zeros_(self.conv2.bias)
 
-    def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor | None = None, added: Tensor | None = None) -> Tensor:
         h = self.conv1(F.silu(x))
         if self.level is not None:
             h = h + self.level(embedding)[:, :, None, None]
-        return self.skip(x) + self.conv2(F.silu(h))
+        if added is not None:
+            h = h + added
+        return self.skip(x) + self.conv2(self.dropout(F.silu(h)))
 
 
 class UNet(nn.Module):

@@ -5,7 +5,6 @@
 
 import dataclasses
 import inspect
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minirestore import checkpoints, config, degradations, diffusion, images, resources, training
+from minirestore import checkpoints, config, datasets, degradations, diffusion, images, resources, training
 from minirestore.denoiser import Denoiser, DenoiserConfig
 from minirestore.features import FeatureEncoder, FeatureEncoderConfig
+from minirestore.papers.structure_guidance import StructureGuidance, StructureGuidanceConfig
 from minirestore.training import FitResult, MakeBatch, TrainingConfig
 
 NOISE_SIGMA = 25.0
@@ -27,13 +27,13 @@ class DataConfig:
     """Where training crops come from.
 
     Attributes:
-        source: ``dead_leaves``, ``scenes`` (ray-cast, with class labels) or ``folder:NAME``, a folder of photographs
-            in the datasets directory (environment variable ``MINIRESTORE_DATASETS``, else ``datasets`` in the data
-            directory).
+        source: ``dead_leaves``, ``scenes`` (ray-cast, with class labels), or ``folder:NAME`` or ``pairs:NAME`` of
+            `datasets`; pairs are not degraded further.
         images, image_size: number and side of the pool's images.
         depth_of_field: range of the largest blur of each dead-leaves image, in pixels (see ``scenes.dead_leaves``).
         crop: side of a training crop.
         sigma: standard deviation of the added noise, in units of 1/255; 0 adds none.
+        blur: name of a domain of ``degradations.BLUR_DOMAINS``, which brings its own noise (then sigma must be 0).
         seed: seed of the pool.
     """
 
@@ -43,7 +43,17 @@ class DataConfig:
     depth_of_field: tuple[float, float] = (0.0, 3.0)
     crop: int = 48
     sigma: float = NOISE_SIGMA
+    blur: str = ""
     seed: int = 0
+
+    def __post_init__(self):
+        if self.blur and self.blur not in degradations.BLUR_DOMAINS:
+            known = ", ".join(degradations.BLUR_DOMAINS)
+            raise ValueError(f"blur: expected a domain among {known}, or nothing, got {self.blur!r}")
+        if self.source.startswith("pairs:") and (self.blur or self.sigma):
+            raise ValueError("blur, sigma: pairs bring their own degradation; leave blur empty and set sigma to 0")
+        if self.blur and self.sigma:
+            raise ValueError(f"sigma: blur domain {self.blur!r} brings its own noise; set sigma to 0, got {self.sigma}")
 
 
 @dataclass(frozen=True)
@@ -53,7 +63,7 @@ class Recipe:
     Attributes:
         name, task: task is denoise, deblur, derain, sr, restore, depth or features.
         scale: output pixels per input pixel.
-        notebook: number of the notebook that trains it, empty if none does.
+        notebooks: numbers of the notebooks that train it.
         module, config: the class and its default configuration.
         profiles: per profile, what differs from the default configuration, the data, and the training run.
         checkpoints: names of the shipped checkpoints, the default first; its notebook trains as many networks.
@@ -62,7 +72,7 @@ class Recipe:
     name: str
     task: str
     scale: int
-    notebook: str
+    notebooks: tuple[str, ...]
     module: Callable[[Any], nn.Module]
     config: Any
     profiles: Mapping[str, tuple[Mapping[str, Any], DataConfig, TrainingConfig]]
@@ -79,7 +89,7 @@ DENOISER = Recipe(
     name="denoiser",
     task="denoise",
     scale=1,
-    notebook="05",
+    notebooks=("05",),
     checkpoints=("denoiser", "denoiser_regressor"),
     module=Denoiser,
     config=DenoiserConfig(),
@@ -104,11 +114,19 @@ DENOISER = Recipe(
     },
 )
 
+# A stem that halves the resolution, so that its levels are the three scales of the guidance; the residual x - y, made
+# unit size, is easier than the paper's target in minutes of training.
+_REDUCED_STRUCTURE = {
+    "widths": (32, 40, 48), "blocks": 1, "mid_blocks": 1, "unshuffle": 2, "stem_kernel": 3, "resample": "plain",
+    "embedding_width": 64, "target": "residual", "residual_scale": 6.0, "prediction": "v", "loss": "l2",
+    "guidance_widths": (24, 24, 24), "guidance_blocks": 2, "guidance_noise": 0.02, "warm_start": 2000, "ramp": 2000,
+    "sampling_steps": 10, "sampling_beta_end": 0.5,
+}  # fmt: skip
 FEATURES = Recipe(
     name="features",
     task="features",
     scale=1,
-    notebook="",
+    notebooks=(),
     checkpoints=("features",),
     module=FeatureEncoder,
     config=FeatureEncoderConfig(),
@@ -131,7 +149,37 @@ FEATURES = Recipe(
     },
 )
 
-METHODS: dict[str, Recipe] = {"denoiser": DENOISER}
+STRUCTURE_GUIDANCE = Recipe(
+    name="structure_guidance",
+    task="deblur",
+    scale=1,
+    notebooks=("07", "08"),
+    checkpoints=("structure_guidance", "structure_guidance_unguided", "structure_guidance_regressor"),
+    module=StructureGuidance,
+    config=StructureGuidanceConfig(),
+    profiles={
+        "quick": (
+            {**_REDUCED_STRUCTURE, "widths": (16, 24, 24), "warm_start": 50, "ramp": 50},
+            DataConfig(images=24, image_size=128, crop=48, sigma=0.0, blur="linear"),
+            TrainingConfig(steps=200, batch_size=8, learning_rate=2e-3, warmup=20, ema_decay=0.99),
+        ),
+        "reduced": (
+            _REDUCED_STRUCTURE,
+            DataConfig(images=1200, crop=64, sigma=0.0, blur="linear"),
+            TrainingConfig(steps=14_000, batch_size=16, learning_rate=2e-3, precision="bf16"),
+        ),
+        "full": (
+            {},
+            DataConfig("pairs:GoPro/train", images=2103, image_size=720, crop=128, sigma=0.0),
+            TrainingConfig(
+                steps=1_000_000, batch_size=256, learning_rate=1e-4, warmup=20_000, betas=(0.5, 0.999),
+                weight_decay=0.0, ema_decay=0.9999, precision="bf16", decay="constant",
+            ),
+        ),
+    },
+)  # fmt: skip
+
+METHODS: dict[str, Recipe] = {"denoiser": DENOISER, "structure_guidance": STRUCTURE_GUIDANCE}
 MODELS: dict[str, Recipe] = {**METHODS, "features": FEATURES}
 
 
@@ -170,14 +218,15 @@ def dry_run(notebook: str, values: Mapping[str, Any]) -> tuple[list[str], list[s
         values: the notebook's parameters; ``profile`` chooses the plan, and those that name a setting of it apply.
     """
     lines, missing = [], []
-    for recipe in (r for r in METHODS.values() if r.notebook == notebook):
+    for recipe in (r for r in METHODS.values() if notebook in r.notebooks):
         known = {f.name for part in plan(recipe, values["profile"]) for f in dataclasses.fields(part)}
         network, data, run = plan(recipe, values["profile"], {k: v for k, v in values.items() if k in known})
         with torch.device("meta"):
             batch = {k: torch.empty(run.batch_size, 3, data.crop, data.crop) for k in ("clean", "degraded")}
-        needs = resources.training_needs(build(recipe, network, device="meta"), batch, ema=run.ema_decay > 0)
+        method = build(recipe, network, device="meta")
+        needs = resources.training_needs(method, batch, ema=run.ema_decay > 0, step=run.steps)
         lacking = missing_data(data)
-        origin = "photographs" if data.source.startswith("folder:") else "procedural, made in memory"
+        origin = "photographs" if data.source.startswith(datasets.KINDS) else "procedural, made in memory"
         quick = values["profile"] == "quick"
         networks = 1 if quick else len(recipe.checkpoints)
         lines += [
@@ -201,27 +250,9 @@ def dry_run(notebook: str, values: Mapping[str, Any]) -> tuple[list[str], list[s
 # ---------------------------------------------------------------- data
 
 
-def datasets_directory() -> Path:
-    """Folder that holds data sets, one folder each."""
-    return Path(os.environ.get("MINIRESTORE_DATASETS") or config.data_root() / "datasets")
-
-
 def missing_data(data: DataConfig) -> list[str]:
     """What must be fetched before training with ``data``: one line each, empty if nothing."""
-    if not data.source.startswith("folder:"):
-        return []
-    folder = datasets_directory() / data.source.removeprefix("folder:")
-    found = len(_image_files(folder))
-    if found >= data.images:
-        return []
-    where = f"{folder.name}/ of the datasets directory"
-    return [f"{data.images} photographs in {where} (found {found}); set MINIRESTORE_DATASETS"]
-
-
-def _image_files(folder: Path) -> list[Path]:
-    return sorted(
-        p for p in folder.glob("*") if p.suffix.lower() in {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"}
-    )
+    return datasets.missing(data.source, data.images) if data.source.startswith(datasets.KINDS) else []
 
 
 def make_data(data: DataConfig, device: str | torch.device = "cpu") -> MakeBatch:
@@ -240,30 +271,22 @@ def make_data(data: DataConfig, device: str | torch.device = "cpu") -> MakeBatch
         pool = scenes.CropPool.dead_leaves(
             data.images, data.image_size, data.seed, device=device, depth_of_field=data.depth_of_field
         )
-    elif data.source.startswith("folder:"):
-        pool = scenes.CropPool(_folder_images(data).to(device))
+    elif data.source.startswith(datasets.KINDS):
+        pool = scenes.CropPool(datasets.centre_crops(data.source, data.images, data.image_size).to(device))
     else:
-        raise ValueError(f"source: expected dead_leaves, scenes or folder:NAME, got {data.source!r}")
+        raise ValueError(f"source: expected dead_leaves, scenes, folder:NAME or pairs:NAME, got {data.source!r}")
+    blur = degradations.BLUR_DOMAINS.get(data.blur)
 
     def make_batch(batch_size: int, generator: torch.Generator) -> dict[str, Tensor]:
-        clean = pool.sample(batch_size, data.crop, generator)
+        crops = pool.sample(batch_size, data.crop, generator)
+        clean = crops[:, :3]
+        if data.source.startswith("pairs:"):
+            return {"clean": clean, "degraded": crops[:, 3:]}
+        if blur is not None:
+            return {"clean": clean, "degraded": degradations.random_blur(clean, generator, blur)}
         return {"clean": clean, "degraded": degradations.gaussian_noise(clean, data.sigma, generator)}
 
     return make_batch
-
-
-def _folder_images(data: DataConfig) -> Tensor:
-    """Centre crops ``(images, 3, S, S)`` uint8 of a folder's photographs; a short side is reflected up to S."""
-    from minirestore import photos
-
-    folder = datasets_directory() / data.source.removeprefix("folder:")
-    stack = []
-    for path in _image_files(folder)[: data.images]:
-        photo = images.pad_to_multiple(photos.read_image(path, max_side=None), 1, minimum=data.image_size)
-        top, left = ((side - data.image_size) // 2 for side in photo.shape[-2:])
-        crop = photo[0, :, top : top + data.image_size, left : left + data.image_size]
-        stack.append((crop * 255).round().to(torch.uint8))
-    return torch.stack(stack)
 
 
 def _labelled_scenes(data: DataConfig, device: str | torch.device) -> MakeBatch:
@@ -332,7 +355,9 @@ def train(
             "seed": run.seed,
             "device": describe_device(where),
             "wall_time_s": round(result.wall_time_s),
-            "metrics": {f"{k} (mean of last tenth)": sum(v[-tail:]) / tail for k, v in result.history.items()},
+            "metrics": {
+                f"{k} (mean of last tenth)": sum(v[-tail:]) / len(v[-tail:]) for k, v in result.history.items()
+            },
         }
         checkpoints.save(str(Path(run_dir) / f"{name}.safetensors"), module, card)
     return module, result
@@ -382,7 +407,7 @@ def restore(
     known = {
         k: p.default
         for k, p in inspect.signature(method.restore).parameters.items()
-        if k not in ("degraded", "generator", "callback")
+        if k not in ("degraded", "generator", "structure", "callback")
     }
     options = config.check_values(options, known, what="option")
     if tile is not None and tile < 16:

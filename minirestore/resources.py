@@ -57,8 +57,8 @@ def parameters_per_part(module: nn.Module) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
-def training_needs(method: nn.Module, batch: dict[str, Tensor], ema: bool = True) -> TrainingNeeds:
-    """Measure one training step of ``method`` on ``batch``; put both on the meta device if they are large."""
+def training_needs(method: nn.Module, batch: dict[str, Tensor], ema: bool = True, step: int = 0) -> TrainingNeeds:
+    """Measure training step ``step`` of ``method`` on ``batch``; put both on the meta device if they are large."""
     from torch.utils.flop_counter import FlopCounterMode
 
     own = {p.untyped_storage()._cdata for p in method.parameters()}
@@ -74,7 +74,7 @@ def training_needs(method: nn.Module, batch: dict[str, Tensor], ema: bool = True
     alive: list[Tensor] = []
     counter = FlopCounterMode(display=False)
     with counter, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        method.training_losses(batch, BatchGenerator(0, 0), 0)
+        method.training_losses(batch, BatchGenerator(0, 0), step)
     trained = sum(p.numel() for p in method.parameters() if p.requires_grad)
     frozen = count_parameters(method) - trained
     state = 4 * (trained * (5 if ema else 4) + frozen)

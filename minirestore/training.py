@@ -24,6 +24,7 @@ from minirestore.diffusion import BatchGenerator
 
 MakeBatch = Callable[[int, torch.Generator], dict[str, Tensor]]
 PRECISIONS = ("no", "bf16")
+DECAYS = ("cosine", "constant")
 STATE_FILE = "state.pt"
 
 
@@ -34,7 +35,8 @@ class TrainingConfig:
     Attributes:
         steps: optimiser steps.
         batch_size: images per step, over all processes and accumulation steps together.
-        learning_rate: peak of AdamW's, reached after ``warmup`` steps, then a cosine down to 0.
+        learning_rate: peak of AdamW's, reached after ``warmup`` steps.
+        decay: what follows: ``cosine`` down to 0, or ``constant``.
         weight_decay, betas: AdamW's.
         gradient_clip: largest norm of the gradient.
         ema_decay: decay of the exponential moving average of the weights, warmed up; 0 switches it off.
@@ -53,9 +55,12 @@ class TrainingConfig:
     ema_decay: float = 0.999
     precision: str = "no"
     accumulation: int = 1
+    decay: str = "cosine"
     seed: int = 0
 
     def __post_init__(self):
+        if self.decay not in DECAYS:
+            raise ValueError(f"decay: expected one of {', '.join(DECAYS)}, got {self.decay!r}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}, got {self.precision!r}")
         if self.steps < 1 or self.accumulation < 1:
@@ -71,9 +76,11 @@ class TrainingConfig:
             raise ValueError(f"betas: expected two numbers in [0, 1), got {self.betas}")
 
     def learning_rate_at(self, step: int) -> float:
-        """Linear warm-up, then half a cosine to 0 at ``steps``."""
+        """Linear warm-up, then half a cosine to 0 at ``steps``, or no change."""
         if step < self.warmup:
             return self.learning_rate * (step + 1) / self.warmup
+        if self.decay == "constant":
+            return self.learning_rate
         progress = (step - self.warmup) / max(self.steps - self.warmup, 1)
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * min(progress, 1)))
 
@@ -198,14 +205,16 @@ def fit(
 
 
 def _make_accelerator(config: TrainingConfig, device: torch.device):
-    from accelerate import Accelerator
+    from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState
 
     # Accelerate keeps device and precision for the life of a process; a second run may ask for others
     AcceleratorState._reset_state(reset_partial_state=int(os.environ.get("WORLD_SIZE", 1)) == 1)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    accelerator = Accelerator(mixed_precision=config.precision, cpu=device.type == "cpu")
+    # a stage of a method may leave parameters without gradient, such as the U-Net while only the guidance is trained
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    accelerator = Accelerator(mixed_precision=config.precision, cpu=device.type == "cpu", kwargs_handlers=[unused])
     if accelerator.device.type != device.type:
         raise RuntimeError(f"device: asked for {device}, but Accelerate runs on {accelerator.device}")
     return accelerator

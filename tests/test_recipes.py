@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from minirestore import checkpoints, degradations, recipes, resources
+from minirestore import checkpoints, datasets, degradations, recipes, resources
 from minirestore.denoiser import Denoiser, DenoiserConfig
 from minirestore.networks import count_parameters
 from minirestore.recipes import DataConfig
@@ -151,7 +151,7 @@ def test_a_folder_of_photographs_is_a_data_source(tmp_path, monkeypatch):
     (tmp_path / "tiny").mkdir()
     Image.new("RGB", (40, 30), (255, 0, 0)).save(tmp_path / "tiny" / "a.png")
     Image.new("RGB", (1500, 1100), (255, 0, 0)).save(tmp_path / "tiny" / "c.png")
-    large = recipes._folder_images(DataConfig(source="folder:tiny", images=1, image_size=1100))
+    large = datasets.centre_crops("folder:tiny", 1, 1100)
     assert large.shape == (1, 3, 1100, 1100)
     Image.new("RGB", (20, 16), (0, 0, 255)).save(tmp_path / "tiny" / "b.png")
     assert recipes.missing_data(data) == []
