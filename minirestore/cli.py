@@ -38,6 +38,7 @@ def build_parser() -> Parser:
     add_restore(commands)
     add_params(commands)
     add_train(commands)
+    add_claims(commands)
     return parser
 
 
@@ -305,6 +306,95 @@ def train_command(arguments: argparse.Namespace) -> int:
     mean = f", mean loss of the last tenth {sum(tail) / len(tail):.4g}" if tail else ""
     state = "finished" if result.finished else "stopped; give the same command to go on"
     print(f"{arguments.model}: {state} after {result.steps_done} steps{mean}; {folder}")
+    return 0
+
+
+def add_claims(commands: argparse._SubParsersAction) -> None:
+    """``minirestore claims list``, ``run`` and ``report``."""
+    claims = commands.add_parser(
+        "claims",
+        help="what the papers claim, and what of it survives",
+        description="Every claim of every paper is a row of a ledger: what was measured, the effect with its 95 %\n"
+        "interval, and a verdict: supported, contradicted, not resolved, stale, not run, or not testable here.",
+    )
+    steps = claims.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    listing = steps.add_parser(
+        "list",
+        help="list the claims and their verdicts",
+        description="List claims with tier (cpu: minutes on a laptop, gpu: one GPU, full: paper scale), verdict,\n"
+        "effect, and whether the verdict survives Holm's correction for all claims of its paper at 5 %.",
+        epilog="examples:\n  minirestore claims list\n  minirestore claims list --paper structure_guidance --json\n",
+    )
+    listing.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
+    listing.set_defaults(handler=claims_list_command)
+    run = steps.add_parser(
+        "run",
+        help="measure claims and write them to the ledger",
+        description="Measure claims, arm by arm and seed by seed. Every finished job is kept in runs/claims, so a run\n"
+        "that was stopped, by --minutes or by anything else, goes on when the same command is given again.\n"
+        "A claim enters the ledger when all of its jobs are done; one that is there and up to date is left alone.\n\n"
+        "  quick    a rehearsal of seconds that exercises the code; nothing is written to the ledger\n"
+        "  reduced  the protocol (default)\n"
+        "  full     the protocol of claims that need paper scale",
+        epilog="examples:\n"
+        "  minirestore claims run sg.A8\n"
+        "  minirestore claims run sg.A1 sg.A2 --minutes 25 --device cuda\n"
+        "  minirestore claims run sg.A8 --ledger runs/my-ledger\n",
+    )
+    run.add_argument("ids", nargs="*", metavar="ID", help="claims, such as sg.A7; or use --paper")
+    run.add_argument("--profile", default="reduced", choices=config.PROFILES, help="default: reduced")
+    run.add_argument("--minutes", type=float, metavar="N", help="stop after so much time; the run can be resumed")
+    run.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    run.set_defaults(handler=claims_run_command)
+    report = steps.add_parser(
+        "report",
+        help="print the verdicts in full and draw them",
+        description="Print what each claim says, the paper's effect, ours with its interval, and how the verdict came\n"
+        "about; with --output also draw the forest plot, each row in its own smallest effect of interest.",
+        epilog="examples:\n  minirestore claims report --paper structure_guidance --output forest.png\n",
+    )
+    report.add_argument("--output", type=Path, metavar="FILE.png", help="write the forest plot there")
+    report.set_defaults(handler=claims_report_command)
+    for parser in (listing, run, report):
+        parser.add_argument("--paper", metavar="PAPER", help="the claims of this paper, such as structure_guidance")
+        parser.add_argument("--ledger", type=Path, metavar="FOLDER", help="default: the shipped ledger")
+
+
+def claims_list_command(arguments: argparse.Namespace) -> int:
+    from minirestore.claims import report
+
+    rows = report.status_rows(arguments.paper, arguments.ledger)
+    print(json.dumps(rows) if arguments.json else "\n".join(report.list_lines(rows)))
+    return 0
+
+
+def claims_run_command(arguments: argparse.Namespace) -> int:
+    from minirestore import claims
+
+    if bool(arguments.ids) == bool(arguments.paper):
+        raise ValueError("claims run: name the claims, such as sg.A7, or all of a paper with --paper; not both")
+    claims.run_claims(
+        arguments.ids,
+        arguments.paper,
+        profile=arguments.profile,
+        minutes=arguments.minutes,
+        device=arguments.device,
+        ledger=arguments.ledger,
+    )
+    return 0
+
+
+def claims_report_command(arguments: argparse.Namespace) -> int:
+    from minirestore import checkpoints, claims, photos, plots
+
+    if arguments.output:
+        if photos.check_output(arguments.output) != "PNG":
+            raise ValueError(f"--output: expected a name that ends in .png, got {arguments.output.name}")
+        figure = claims.forest(arguments.paper, arguments.ledger)
+        checkpoints.write_atomically(arguments.output, plots.png_bytes(figure))
+    claims.print_report(arguments.paper, arguments.ledger)
+    if arguments.output:
+        print(f"\nforest plot: {arguments.output}")
     return 0
 
 
