@@ -103,7 +103,7 @@ def measure_trained(job: Job, images: Sequence[str]) -> Measured:
         x, y = pair(name, job.seed)
         options: dict[str, Any] = {"guidance": 0.0} if use == "zeroed" else {}
         if use == "shuffled":
-            options["structure"] = pair(_other_photograph(job.protocol, name), job.seed)[1]
+            options["structure"] = pair(other_photograph(name), job.seed)[1]
         sample = restore(model, y, name, job.seed, **job.protocol.settings["sampler"], **options)
         mean = restore(model, y, name, job.seed, steps=1, **options)
         found[name] = {
@@ -114,11 +114,12 @@ def measure_trained(job: Job, images: Sequence[str]) -> Measured:
     return found
 
 
-def _other_photograph(protocol: Protocol, name: str) -> str:
-    """The next photograph's crop under the same condition."""
+def other_photograph(name: str) -> str:
+    """A crop of the next photograph, under the same condition."""
     photo, _, condition = name.split("/")
-    same = [n for n in crop_names(condition) if n.split("/")[0] != photo]
-    return next((n for n in same if list(TEXTURED).index(n.split("/")[0]) > list(TEXTURED).index(photo)), same[0])
+    photos = list(TEXTURED)
+    following = photos[(photos.index(photo) + 1) % len(photos)]
+    return f"{following}/{TEXTURED[following][0]}/{condition}"
 
 
 def gain_in_domain(rows: Sequence[Row]) -> Mapping[int, float]:

@@ -1,5 +1,6 @@
 """Every choice of the structure-guided icDPM, stated in the paper or not."""
 
+import math
 from dataclasses import dataclass
 
 from minirestore import images
@@ -17,6 +18,7 @@ CHOICES = {
     "guidance_input": ("luma", "rgb"),
     "luma_weights": tuple(LUMA),
     "downsample": ("bicubic", "bilinear", "area"),
+    "head": ("direct", "residual"),
     "guidance_loss": ("mse", "norm"),
     "inject": ("all", "first"),
     "inject_at": ("inside", "input"),
@@ -54,6 +56,7 @@ class StructureGuidanceConfig:
         noisy_target: regress to noisy structure instead of the noise-free one.
         guidance_widths, guidance_blocks: channels g_k of H per scale (empty: as the U-Net's level) and blocks.
         share_branches: one branch for all scales instead of one each (needs equal widths).
+        head: R gives the sharp structure itself (``direct``), or what to add to its noisy input (``residual``).
         guidance_loss: ``mse``, or ``norm``: the un-squared L2 norm as written in the paper.
         regression_weight: factor on the guidance loss; 0 is the ablation without it.
         inject, inject_at: add to ``all`` encoder blocks of a level or the ``first``; ``inside`` the block, after its
@@ -95,6 +98,7 @@ class StructureGuidanceConfig:
     guidance_widths: tuple[int, ...] = ()
     guidance_blocks: int = 4
     share_branches: bool = False
+    head: str = "direct"
     guidance_loss: str = "mse"
     regression_weight: float = 1.0
     inject: str = "all"
@@ -119,12 +123,18 @@ class StructureGuidanceConfig:
             if any(width < 1 for width in getattr(self, name)):
                 raise ValueError(f"{name}: expected 1 channel or more per level, got {getattr(self, name)}")
         for name in ("warm_start", "ramp", "guidance_noise", "regression_weight", "embedding_width"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise ValueError(f"{name}: must not be negative, got {getattr(self, name)}")
-        if not (0 <= self.dropout < 1 and 0 <= self.guidance_dropout < 1 and self.residual_scale > 0):
-            raise ValueError("dropout and guidance_dropout must lie in [0, 1), residual_scale must be positive")
-        if not self.widths or (self.predictor_widths and len(self.predictor_widths) != len(self.widths)):
-            raise ValueError(f"widths, predictor_widths: got {self.widths} and {self.predictor_widths}")
+        for name in ("dropout", "guidance_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}: must lie in [0, 1), got {getattr(self, name)}")
+        if not 0 < self.residual_scale < math.inf:
+            raise ValueError(f"residual_scale: must be positive and finite, got {self.residual_scale}")
+        if not self.widths:
+            raise ValueError(f"widths: expected at least one level, got {self.widths}")
+        if self.predictor_widths and len(self.predictor_widths) != len(self.widths):
+            wanted = f"as many as widths ({len(self.widths)}), or none"
+            raise ValueError(f"predictor_widths: expected {wanted}, got {self.predictor_widths}")
         if self.uses_guidance:
             self._check_guidance()
 

@@ -71,7 +71,7 @@ class GuidanceNet(nn.Module):
 
     def __init__(self, config: StructureGuidanceConfig):
         super().__init__()
-        pyramid = StructurePyramid(config)
+        pyramid, self.residual = StructurePyramid(config), config.head == "residual"
         first = config.scales[0]
         self.owner = {k: str(first if config.share_branches else k) for k in config.scales}
         self.branches = nn.ModuleDict()
@@ -83,4 +83,6 @@ class GuidanceNet(nn.Module):
         features, predictions = {}, {}
         for k, p in pyramid.items():
             features[k], predictions[k] = self.branches[self.owner[k]](p)
+            if self.residual:
+                predictions[k] = p + predictions[k]
         return features, predictions

@@ -195,11 +195,12 @@ class StructureGuidance(nn.Module):
         generator = diffusion.BatchGenerator(0, 0) if generator is None else generator
         dtype = next(self.parameters()).dtype
         y = images.to_model_range(degraded.to(dtype))
-        source = y if structure is None else images.to_model_range(structure.to(y))
+        regression = self.config.objective == "regression"
+        source = y if structure is None or regression else images.to_model_range(structure.to(y))
 
         def run(pair: Tensor) -> Tensor:
             y, source = pair.chunk(2, dim=1)
-            if self.config.objective == "regression":
+            if regression:
                 return y + self.unet(y) / self.config.residual_scale
             return self._sample(y, source, generator, self.levels(steps, beta_end), samples, eta, guidance, callback)
 
@@ -237,6 +238,8 @@ class StructureGuidance(nn.Module):
                 f"starts from pure noise (at most {LARGEST_START}); take more steps or a larger beta_end, or set "
                 "inconsistent=True to see what happens"
             )
+        if not math.isfinite(guidance):
+            raise ValueError(f"guidance: must be a finite number, got {guidance}")
         if self.guidance is None and (guidance != 1 or structure is not None):
             raise ValueError("guidance, structure: this network was trained without guidance; leave them out")
         if structure is not None:
