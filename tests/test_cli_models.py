@@ -54,6 +54,17 @@ def test_params_sum_to_the_total_and_follow_the_network(capsys):
     assert f"{counts['total']:,}" in table
 
 
+def test_params_of_structure_guidance_are_the_published_ones(capsys):
+    words = ("params", "structure_guidance", "--profile", "full", "--json")
+    assert json.loads(run(capsys, *words)[1]) == {"unet": 6_889_603, "guidance": 2_145_891, "total": 9_035_494}
+    unguided = json.loads(run(capsys, *words, "--set", "guided=False")[1])
+    assert unguided["total"] == 6_800_515 == sum(v for k, v in unguided.items() if k != "total")
+    large = json.loads(run(capsys, *words, "--set", "guided=False", "--set", "widths=(64,128,192,256)")[1])
+    assert large["total"] == 27_177_219
+    reduced = json.loads(run(capsys, "params", "structure_guidance", "--profile", "reduced", "--json")[1])
+    assert reduced["total"] == checkpoints.read_card("structure_guidance")["parameters"]
+
+
 def test_restore_writes_a_photograph_of_the_same_size(capsys, photo, tmp_path):
     outputs = [tmp_path / f"{name}.png" for name in "abc"]
     for output, seed in zip(outputs, (0, 0, 1), strict=True):
@@ -63,6 +74,16 @@ def test_restore_writes_a_photograph_of_the_same_size(capsys, photo, tmp_path):
     assert a.shape == (1, 3, 29, 37)
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
+
+
+def test_restore_with_structure_guidance_and_its_strength(capsys, photo, tmp_path):
+    pictures = []
+    for guidance in ("1.0", "0.3", "0"):
+        output = tmp_path / f"{guidance}.png"
+        words = ["restore", "--method", "structure_guidance", photo, output, "--set", f"guidance={guidance}"]
+        assert run(capsys, *words, "--device", "cpu") == (0, f"{output}: 37 x 29 pixels\n", "")
+        pictures.append(photos.read_image(output))
+    assert not torch.equal(pictures[0], pictures[1]) and not torch.equal(pictures[1], pictures[2])
 
 
 def test_restore_by_tiles_and_with_method_options(capsys, photo, tmp_path):
@@ -79,6 +100,16 @@ def test_restore_by_tiles_and_with_method_options(capsys, photo, tmp_path):
         (["--method", "denoisr"], "method: unknown name 'denoisr'; known: denoiser"),
         (["--method", "denoiser", "--set", "guidance=0.3"], "unknown option 'guidance'"),
         (["--method", "denoiser", "--set", "eta=2"], "eta: must lie in [0, 1]"),
+        (
+            ["--method", "structure_guidance", "--steps", "10", "--set", "beta_end=0.02", "--device", "cpu"],
+            "steps=10, beta_end=0.02: the schedule starts at alpha_bar = 0.904",
+        ),
+        (
+            ["--method", "structure_guidance", "--checkpoint", "structure_guidance_unguided", "--set", "guidance=0.5"],
+            "guidance, structure: this network was trained without guidance",
+        ),
+        (["--method", "structure_guidance", "--checkpoint", "denoiser"], "holds 'denoiser', not 'structure_guidance'"),
+        (["--method", "structure_guidance", "--set", "guidance=nan"], "guidance: "),
         (["--method", "denoiser", "--steps", "0"], "steps and samples: must be integers and at least 1"),
         (["--method", "denoiser", "--tile", "4"], "tile: must be at least 16"),
         (["--method", "denoiser", "--checkpoint", "absent"], "absent.safetensors not found"),

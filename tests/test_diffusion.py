@@ -118,6 +118,19 @@ def test_posterior_is_bayes_rule():
     assert ours_variance.item() == pytest.approx(variance.item(), abs=1e-9)
 
 
+def test_ddpm_draws_the_next_sample_from_the_posterior():
+    """The sampler writes the step in terms of eps; the posterior of `test_posterior_is_bayes_rule` in terms of x_t."""
+    x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    levels = torch.tensor([0.1, 0.5, 0.9, 1.0], dtype=torch.float64)
+    seen = []
+    diffusion.ddpm(_toy, x, levels, torch.Generator().manual_seed(4), lambda _, x_t, x0: seen.append((x_t, x0)))
+    noise = torch.Generator().manual_seed(4)
+    for (now, nxt), (x_t, x0), (x_next, _) in zip(itertools.pairwise(levels[:3]), seen, seen[1:], strict=False):
+        mean, variance = diffusion.posterior(x0, x_t, now, nxt)
+        drawn = torch.randn(x.shape, generator=noise, dtype=torch.float64)
+        assert torch.allclose(x_next, mean + variance.sqrt() * drawn, atol=1e-12)
+
+
 def test_ddim_with_eta_one_is_ddpm():
     x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     levels = diffusion.sampling_levels(ALPHA_BAR, 6)

@@ -38,6 +38,35 @@ def test_a_fresh_network_returns_zero_and_a_fresh_block_its_input():
     assert torch.equal(UNet(8, 3, (8, 16))(x, torch.rand(1)), torch.zeros(1, 3, 8, 8))
 
 
+def test_features_are_added_between_the_convolutions():
+    torch.manual_seed(0)
+    block = ResBlock(6, 10, 4)
+    for parameter in block.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    x, e, added = torch.randn(2, 6, 8, 8), torch.randn(2, 4), torch.randn(2, 10, 8, 8)
+    silu = torch.nn.functional.silu
+    inside = block.conv1(silu(x)) + block.level(e)[:, :, None, None]
+    assert torch.allclose(block(x, e, added), block.skip(x) + block.conv2(silu(inside + added)), atol=1e-6)
+    assert torch.equal(block(x, e, torch.zeros_like(added)), block(x, e))
+    assert not torch.allclose(block(x, e, added), block(x, e), atol=1e-2)
+
+
+def test_dropout_acts_in_training_before_the_second_convolution():
+    torch.manual_seed(0)
+    block = ResBlock(6, 6, dropout=0.5)
+    torch.nn.init.dirac_(block.conv2.weight)
+    x = torch.randn(1, 6, 32, 32)
+    dropped = (block.train()(x) - x) == 0
+    assert dropped.float().mean().item() == pytest.approx(0.5, abs=0.05)
+    assert ((block.eval()(x) - x) == 0).float().mean() < 0.05
+    assert torch.equal(ResBlock(6, 6)(x), ResBlock(6, 6).eval()(x)), "none by default"
+
+
+def test_the_hidden_width_of_the_level_embedding():
+    assert [layer.weight.shape for layer in LevelEmbedding(8, frequencies=5, hidden=20).mlp[::2]] == [(20, 10), (8, 20)]
+    assert [layer.weight.shape for layer in LevelEmbedding(8, frequencies=5).mlp[::2]] == [(8, 10), (8, 8)]
+
+
 def test_parameter_count_follows_the_widths():
     narrow, wide = (count_parameters(UNet(6, 3, (w, 2 * w), 1, 2, None)) for w in (8, 16))
 

@@ -22,6 +22,10 @@ def trained(tmp_path_factory):
     return folder, module, result
 
 
+GUIDED = {**TINY, "widths": (8, 8, 12), "guidance_widths": (6, 6, 6), "guidance_blocks": 1, "warm_start": 3, "ramp": 2,
+          "image_size": 48, "crop": 24}  # fmt: skip
+
+
 def test_a_recipe_trains_to_a_checkpoint_that_loads_and_restores(trained):
     folder, module, result = trained
     assert result.finished
@@ -37,6 +41,43 @@ def test_a_recipe_trains_to_a_checkpoint_that_loads_and_restores(trained):
     assert out.shape == noisy.shape
     assert torch.equal(out, recipes.restore(loaded, noisy, seed=3, steps=2))
     assert not torch.equal(out, recipes.restore(loaded, noisy, seed=4, steps=2))
+
+
+@pytest.mark.parametrize(
+    "variant", [{}, {"guided": False}, {"objective": "regression"}], ids=["guided", "unguided", "regressor"]
+)
+def test_structure_guidance_trains_to_a_checkpoint_that_loads_and_restores(tmp_path, variant):
+    module, result = recipes.train("structure_guidance", "quick", {**GUIDED, **variant}, run_dir=tmp_path, device="cpu")
+    assert result.finished
+    if not variant:
+        diffusion, guidance = result.history["diffusion"], result.history["guidance"]
+        assert (len(diffusion), len(guidance)) == (3, 6), "three steps of warm start see no diffusion loss"
+        assert result.history["loss"][:3] == guidance[:3]
+    loaded = recipes.load_method("structure_guidance", tmp_path / "structure_guidance.safetensors", device="cpu")
+    assert loaded.config == module.config and not loaded.training
+    card = checkpoints.read_card(tmp_path / "structure_guidance.safetensors")
+    assert (card["data"]["blur"], card["data"]["sigma"]) == ("linear", 0)
+    assert card["parameters"] == count_parameters(module)
+    blurred = torch.rand(1, 3, 20, 30, generator=torch.Generator().manual_seed(0))
+    out = recipes.restore(loaded, blurred, seed=3, tile=16)
+    assert out.shape == blurred.shape and torch.isfinite(out).all()
+    assert torch.equal(out, recipes.restore(loaded, blurred, seed=3, tile=16))
+    assert torch.equal(out, recipes.restore(loaded, blurred, seed=4, tile=16)) == (
+        variant == {"objective": "regression"}
+    )
+
+
+def test_the_shipped_structure_guided_models_are_what_the_reduced_recipe_makes():
+    recipe = recipes.METHODS["structure_guidance"]
+    variants = ({}, {"guided": False}, {"objective": "regression"})
+    for name, variant in zip(recipe.checkpoints, variants, strict=True):
+        network, data, _ = recipes.plan(recipe, "reduced", variant)
+        card = checkpoints.read_card(name)
+        assert card["parameters"] == count_parameters(recipes.build(recipe, network, device="meta"))
+        assert (card["method"], card["data"]["blur"]) == ("structure_guidance", data.blur)
+        loaded = recipes.load_method("structure_guidance", name, device="cpu")
+        assert loaded.config == network
+    assert sum(checkpoints.read_card(name)["parameters"] for name in recipe.checkpoints[:2]) < 1.6e6
 
 
 def test_the_sampler_does_not_repeat_the_noise_of_its_input(monkeypatch):
@@ -105,6 +146,12 @@ def test_settings_reach_network_data_and_training():
         ),
         (lambda: recipes.plan(recipes.METHODS["denoiser"], "fast"), "profile"),
         (lambda: recipes.make_data(DataConfig(source="internet")), "source: expected dead_leaves"),
+        (lambda: DataConfig(blur="motion", sigma=0.0), "blur: expected a domain among linear, .*, got 'motion'"),
+        (lambda: DataConfig(blur="linear"), "sigma: blur domain 'linear' brings its own noise.*got 25.0"),
+        (
+            lambda: recipes.plan(recipes.METHODS["structure_guidance"], "quick", {"sigma": 3}),
+            "sigma: blur domain 'linear' brings its own noise; set sigma to 0, got 3.0",
+        ),
         (
             lambda: recipes.restore(Denoiser(DenoiserConfig()), torch.rand(1, 3, 8, 8), stepz=3),
             "unknown option 'stepz'",
@@ -127,6 +174,27 @@ def test_batches_depend_on_the_generator_alone():
     assert not torch.equal(a["degraded"], c["degraded"])
     assert a["clean"].shape == a["degraded"].shape == (3, 3, 16, 16)
     assert (a["degraded"] - a["clean"]).std() == pytest.approx(25 / 255, rel=0.25)
+
+
+@pytest.mark.parametrize("domain", ["linear", "disk"])
+def test_blurred_batches_are_random_blur_of_the_clean_crops(domain, monkeypatch):
+    given = []
+    blur = degradations.random_blur
+    monkeypatch.setattr(
+        degradations,
+        "random_blur",
+        lambda x, generator, config: given.append(generator.get_state()) or blur(x, generator, config),
+    )
+    make_batch = recipes.make_data(DataConfig(images=2, image_size=48, crop=32, sigma=0.0, blur=domain))
+    batch, again, other = (make_batch(3, torch.Generator().manual_seed(s)) for s in (0, 0, 1))
+    assert torch.equal(batch["degraded"], again["degraded"]) and not torch.equal(batch["degraded"], other["degraded"])
+    assert batch["clean"].shape == batch["degraded"].shape == (3, 3, 32, 32)
+    generator = torch.Generator()
+    generator.set_state(given[0])
+    expected = blur(batch["clean"], generator, degradations.BLUR_DOMAINS[domain])
+    assert torch.equal(batch["degraded"], expected)
+    detail = [batch[key].diff(dim=-1).abs().mean().item() for key in ("clean", "degraded")]
+    assert detail[1] < detail[0], "blurred"
 
 
 def test_labelled_scenes_keep_labels_whole():
@@ -180,6 +248,45 @@ def test_a_dry_run_counts_and_lists_what_is_missing(monkeypatch, tmp_path):
     changed, _ = recipes.dry_run("05", {"profile": "full", "steps": 2 * run.steps})
     hours = [float(next(line for line in ls if "one CUDA GPU" in line).split()[1]) for ls in (lines, changed)]
     assert hours[1] == pytest.approx(2 * hours[0], rel=0.01)
+
+
+@pytest.mark.parametrize("notebook", ["07", "08"])
+def test_a_dry_run_of_structure_guidance_counts_a_step_after_the_warm_start(notebook, monkeypatch, tmp_path):
+    monkeypatch.setenv("MINIRESTORE_DATASETS", str(tmp_path))
+    lines, missing = recipes.dry_run(notebook, {"profile": "full", "seed": 0})
+    for name, count in (("guidance", 2_145_891), ("unet", 6_800_515 + 89_088), ("total", 9_035_494)):
+        assert any(line.split() == ["parameters", name, f"{count:,}"] for line in lines)
+    assert "training    3 x 1,000,000 steps of 256 crops of 128 px" in lines
+    assert any("2103 pairs" in item and "GoPro/train" in item for item in missing)
+    recipe = recipes.METHODS["structure_guidance"]
+    quick, _ = recipes.dry_run(notebook, {"profile": "quick", "warm_start": 100, "steps": 200})
+    assert "weights     structure_guidance_unguided: present" in quick
+    network, data, run = recipes.plan(recipe, "quick", {"warm_start": 100})
+    with torch.device("meta"):
+        batch = {k: torch.empty(run.batch_size, 3, data.crop, data.crop) for k in ("clean", "degraded")}
+    method = recipes.build(recipe, network, device="meta")
+    warming, after = (resources.training_needs(method, batch, step=step) for step in (99, run.steps))
+    assert after.activation_bytes > 2 * warming.activation_bytes > 0
+    assert after.flops_per_step > 2 * warming.flops_per_step > 0
+    assert set(after.lines(run.steps)) <= set(quick)
+
+
+def test_the_paper_scale_of_structure_guidance_is_the_published_one():
+    network, data, run = recipes.plan(recipes.METHODS["structure_guidance"], "full")
+    assert (run.batch_size, data.crop, run.learning_rate, run.warmup) == (256, 128, 1e-4, 20_000)
+    assert (run.betas, run.decay, run.ema_decay) == ((0.5, 0.999), "constant", 0.9999)
+    assert (data.source, data.images) == ("pairs:GoPro/train", 2103)
+    assert (network.widths, network.blocks, network.scales) == ((32, 64, 96, 128), 3, (1, 2, 3))
+    assert (network.target, network.prediction, network.loss) == ("image", "eps", "l1")
+
+
+@pytest.mark.parametrize("profile", ["quick", "reduced", "full"])
+def test_every_profile_of_structure_guidance_sees_both_stages_and_samples_from_noise(profile):
+    network, data, run = recipes.plan(recipes.METHODS["structure_guidance"], profile)
+    assert 0 < network.warm_start < network.warm_start + network.ramp < run.steps
+    method = recipes.build(recipes.METHODS["structure_guidance"], network, device="meta")
+    assert data.crop % method.unet.multiple == 0
+    assert method.levels(network.sampling_steps, network.sampling_beta_end)[0] <= 0.05
 
 
 def test_training_needs_agree_with_a_hand_count():

@@ -201,6 +201,14 @@ def test_area_is_the_mean_of_blocks():
     assert torch.allclose(pyramid(downsample="area").reduce(y, 2), blocks, atol=1e-6)
 
 
+def test_bilinear_is_a_triangle_and_bicubic_has_negative_lobes():
+    line = torch.zeros(1, 3, 16, 16, dtype=torch.float64)
+    line[..., 4] = 1  # output pixels lie at 0.5, 2.5, 4.5, ... of the input
+    triangle, cubic = (pyramid(downsample=kind).reduce(line, 1)[0, 0, 4] for kind in ("bilinear", "bicubic"))
+    assert torch.allclose(triangle, torch.tensor([0, 0.125, 0.375, 0, 0, 0, 0, 0], dtype=torch.float64), atol=1e-6)
+    assert cubic.min() < -0.01 and cubic.sum().item() == pytest.approx(0.5, abs=0.02)
+
+
 def test_noise_comes_only_from_a_generator_and_has_the_stated_size():
     phi, y = pyramid(guidance_noise=0.07), torch.rand(4, 3, 128, 128)
     still = phi(y)

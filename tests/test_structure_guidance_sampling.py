@@ -11,7 +11,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from minirestore import diffusion, images, recipes
 from minirestore.diffusion import BatchGenerator
 from minirestore.papers.structure_guidance import (
-    LARGEST_START,
     GuidedResBlock,
     StructureGuidance,
     StructureGuidanceConfig,
@@ -69,7 +68,7 @@ def test_schedules_start_where_the_table_says_and_only_from_noise(monkeypatch, T
         assert float(f"{start:.{digits - 1}e}") == pytest.approx(float(printed))
     monkeypatch.setattr(model, "_sample", lambda y, *rest: y)
     options = {"steps": T, "beta_end": beta_end}
-    if start <= LARGEST_START:
+    if start <= 0.05:
         model.restore(photo(), **options)
     else:
         message = rf"steps={T}, beta_end={beta_end}: the schedule starts at alpha_bar = {start:.3g}.*at most 0.05"
@@ -493,7 +492,8 @@ def test_cuda_agrees_with_the_cpu_and_repeats_itself():
     model, y = tiny(), photo(2, 3, 17, 24)
     cpu = model.restore(y, seeded())
     model.cuda()
-    assert (model.restore(y.cuda(), seeded()).cpu() - cpu).abs().max() < 0.02
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        assert (model.restore(y.cuda(), seeded()).cpu() - cpu).abs().max() < 2e-3
     first, second = (model.restore(y.cuda(), torch.Generator("cuda").manual_seed(0)) for _ in range(2))
     assert first.is_cuda and torch.allclose(first, second, atol=1e-4)
     batch = {"clean": y.cuda(), "degraded": y.cuda()}

@@ -29,6 +29,21 @@ class Toy(nn.Module):
         return {"loss": (self.net(noisy) - clean).square().mean(), "step": clean.new_tensor(float(step))}
 
 
+class Staged(Toy):
+    """A second network joins after six steps; until then its parameters have no gradient."""
+
+    def __init__(self):
+        super().__init__()
+        self.late = nn.Conv2d(3, 3, 3, padding=1)
+
+    def training_losses(self, batch, generator, step):
+        losses = super().training_losses(batch, generator, step)
+        if step >= 6:
+            losses["late"] = (self.late(batch["clean"]) - batch["clean"]).square().mean()
+            losses["loss"] = losses["loss"] + losses["late"]
+        return losses
+
+
 def make_batch(batch_size, generator):
     return {"clean": torch.rand(batch_size, 3, 8, 8, generator=generator)}
 
@@ -40,8 +55,8 @@ def weights(module):
     return torch.cat([p.detach().flatten() for p in module.parameters()])
 
 
-def run(config=CONFIG, **options):
-    method = Toy()
+def run(config=CONFIG, kind=Toy, **options):
+    method = kind()
     return method, fit(method, make_batch, config, device="cpu", **options)
 
 
@@ -123,6 +138,7 @@ def test_two_processes_give_the_losses_of_one(tmp_path):
         sys.path.insert(0, sys.argv[1])
         import test_training as t
         method, result = t.run()
+        _, staged = t.run(kind=t.Staged)
         folder = sys.argv[2]
         slow = t.training.time.monotonic
         skew = 1000.0 * int(os.environ["RANK"])  # the clocks of two machines differ; one of them must decide
@@ -131,7 +147,7 @@ def test_two_processes_give_the_losses_of_one(tmp_path):
             _, cut = t.run(run_dir=folder, minutes=0.02)
             assert cut.is_main_process == (int(os.environ["RANK"]) == 0)
         if int(os.environ["RANK"]) == 0:
-            print("LOSSES", json.dumps(result.history["loss"]), int(os.environ["WORLD_SIZE"]))
+            print("LOSSES", json.dumps([result.history["loss"], staged.history["loss"]]), int(os.environ["WORLD_SIZE"]))
             assert cut.finished and cut.history["loss"] == result.history["loss"]
     """)
     )
@@ -145,7 +161,17 @@ def test_two_processes_give_the_losses_of_one(tmp_path):
     assert line is not None and done.returncode == 0, done.stdout + done.stderr
     losses, world_size = line.removeprefix("LOSSES ").rsplit(" ", 1)
     assert world_size == "2"
-    assert json.loads(losses) == pytest.approx(run()[1].history["loss"], abs=1e-5)
+    plain, staged = json.loads(losses)
+    assert plain == pytest.approx(run()[1].history["loss"], abs=1e-5)
+    assert staged == pytest.approx(run(kind=Staged)[1].history["loss"], abs=1e-5)
+
+
+def test_a_network_without_gradient_waits_untouched_for_its_stage():
+    method, result = run(TrainingConfig(**{**CONFIG.__dict__, "steps": 6, "ema_decay": 0.0}), kind=Staged)
+    assert torch.equal(weights(method.late), weights(Staged().late)) and "late" not in result.history
+    method, result = run(kind=Staged)
+    assert not torch.equal(weights(method.late), weights(Staged().late))
+    assert len(result.history["late"]) == 6 and len(result.history["loss"]) == 12
 
 
 def test_bf16_trains_and_then_float32_in_the_same_process():
@@ -216,9 +242,16 @@ def test_learning_rate_warms_up_and_ends_near_zero():
     assert rates.index(1.0) in (9, 10)
 
 
+def test_a_constant_learning_rate_stays_after_its_warmup():
+    config = TrainingConfig(steps=100, warmup=10, learning_rate=1.0, decay="constant")
+    rates = [config.learning_rate_at(step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1) and rates[9:] == [1.0] * 91
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"decay": "step"}, "decay: expected one of cosine, constant, got 'step'"),
         ({"precision": "fp8"}, "precision: expected one of"),
         ({"batch_size": 6, "accumulation": 4}, "batch_size: 6 is not"),
         ({"steps": 0}, "steps and accumulation"),
