@@ -55,12 +55,23 @@ def missing(source: str, count: int) -> list[str]:
 def centre_crops(source: str, count: int, size: int) -> Tensor:
     """Centre crops ``(count, C, size, size)`` uint8 of the first images; a short side is reflected up to ``size``.
 
-    C is 3, or 6 for pairs: the sharp photograph, then the blurred one. Errors as `photos.read_image`.
+    C is 3, or 6 for pairs: the sharp photograph, then the blurred one.
+
+    Raises:
+        ValueError: the photographs of a pair differ in size, so that their crops would not show the same.
+        Others as in `photos.read_image`.
     """
 
-    def centre(path: Path) -> Tensor:
-        photo = images.pad_to_multiple(photos.read_image(path, max_side=None), 1, minimum=size)
+    def centre(photo: Tensor) -> Tensor:
+        photo = images.pad_to_multiple(photo, 1, minimum=size)
         top, left = ((side - size) // 2 for side in photo.shape[-2:])
         return (photo[0, :, top : top + size, left : left + size] * 255).round().to(torch.uint8)
 
-    return torch.stack([torch.cat([centre(path) for path in image]) for image in files(source)[:count]])
+    def crops(paths: tuple[Path, ...]) -> Tensor:
+        read = [photos.read_image(path, max_side=None) for path in paths]
+        if len({photo.shape for photo in read}) > 1:
+            sizes = " and ".join(f"{path} ({p.shape[-1]} x {p.shape[-2]})" for path, p in zip(paths, read, strict=True))
+            raise ValueError(f"{source}: expected a pair of one size, got {sizes}; replace or remove it")
+        return torch.cat([centre(photo) for photo in read])
+
+    return torch.stack([crops(paths) for paths in files(source)[:count]])

@@ -114,14 +114,6 @@ DENOISER = Recipe(
     },
 )
 
-# A stem that halves the resolution, so that its levels are the three scales of the guidance; the residual x - y, made
-# unit size, is easier than the paper's target in minutes of training.
-_REDUCED_STRUCTURE = {
-    "widths": (32, 40, 48), "blocks": 1, "mid_blocks": 1, "unshuffle": 2, "stem_kernel": 3, "resample": "plain",
-    "embedding_width": 64, "target": "residual", "residual_scale": 6.0, "prediction": "v", "loss": "l2",
-    "guidance_widths": (24, 24, 24), "guidance_blocks": 2, "guidance_noise": 0.02, "warm_start": 2000, "ramp": 2000,
-    "sampling_steps": 10, "sampling_beta_end": 0.5,
-}  # fmt: skip
 FEATURES = Recipe(
     name="features",
     task="features",
@@ -149,6 +141,14 @@ FEATURES = Recipe(
     },
 )
 
+# A stem that halves the resolution, so that its levels are the three scales of the guidance; the residual x - y, made
+# unit size, is easier than the paper's target in minutes of training.
+_REDUCED_STRUCTURE = {
+    "widths": (32, 40, 48), "blocks": 1, "mid_blocks": 1, "unshuffle": 2, "stem_kernel": 3, "resample": "plain",
+    "embedding_width": 64, "target": "residual", "residual_scale": 6.0, "prediction": "v", "loss": "l2",
+    "guidance_widths": (24, 24, 24), "guidance_blocks": 2, "guidance_noise": 0.02, "warm_start": 2000, "ramp": 2000,
+    "sampling_steps": 10, "sampling_beta_end": 0.5,
+}  # fmt: skip
 STRUCTURE_GUIDANCE = Recipe(
     name="structure_guidance",
     task="deblur",

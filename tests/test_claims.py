@@ -683,6 +683,25 @@ def test_several_claims_share_the_time_box(registry, places, monkeypatch):
         queue.run_claims(["toy.A1", "toy.A3"])
 
 
+def test_a_claim_that_fails_does_not_keep_the_others_waiting(registry, places):
+    def diverging(job, images):
+        raise FloatingPointError("loss is not finite at step 7")
+
+    claims.register(toy(measure=diverging))
+    claims.register(toy(id="toy.A2"))
+    lines = []
+    with pytest.raises(RuntimeError, match=r"toy.A1 failed, as said above"):
+        claims.run_claims([], "toy", log=lines.append, **places)
+    assert lines[0] == "toy.A1: failed (loss is not finite at step 7)"
+    assert claims.read_results("toy.A2", places["ledger"])
+    with pytest.raises(FloatingPointError):
+        claims.run_claims(["toy.A1"], log=str, **places)
+    lines.clear()
+    with pytest.raises(ValueError, match="device: expected auto"):
+        claims.run_claims([], "toy", log=lines.append, **{**places, "device": "gpu"})
+    assert lines == []
+
+
 # ---------------------------------------------------------------- report
 
 

@@ -49,6 +49,14 @@ def test_crops_of_a_pair_are_cut_at_one_place(folder):
         assert torch.equal(crop[3:], blurred[:, 4:36, 9:41])
 
 
+def test_a_pair_of_two_sizes_is_refused(folder, tmp_path):
+    write(tmp_path / "GoPro" / "train" / "GOPR1" / "blur" / "2.png", 3, height=44, width=50)
+    with pytest.raises(
+        ValueError, match=r"expected a pair of one size, got .*sharp/2.png \(50 x 40\) and .*\(50 x 44\)"
+    ):
+        datasets.centre_crops("pairs:GoPro/train", 4, 32)
+
+
 def test_a_batch_of_pairs_is_not_degraded_further_and_stays_paired(folder):
     make_batch = recipes.make_data(DataConfig("pairs:GoPro/train", images=4, image_size=32, crop=8, sigma=0.0))
     batch = make_batch(6, torch.Generator().manual_seed(0))

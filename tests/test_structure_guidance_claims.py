@@ -1,5 +1,7 @@
 """The claims of structure guidance: data, arms and effects; every claim's rehearsal runs."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -206,3 +208,45 @@ def test_every_claim_can_be_rehearsed(id, tmp_path):
     assert len(run.rows) == len(CLAIMS[id].rehearsal_protocol().cells)
     assert "nothing was written" in lines[-1]
     assert list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------- trainings
+
+
+def rehearsed(id, arm, folder):
+    """The job of an arm's rehearsal with seed 0."""
+    return claims.Job(CLAIMS[id], arm, 0, CLAIMS[id].rehearsal_protocol(), folder / id / "hash" / arm)
+
+
+def test_a_model_without_its_card_is_saved_again(tmp_path):
+    job = rehearsed("sg.A2", "wide", tmp_path)
+    first = generalisation.trained_model(job).state_dict()
+    (card,) = job.shared_dir.glob("*/structure_guidance.json")
+    card.unlink()  # killed between the two files
+    common.load.cache_clear()
+    again = generalisation.trained_model(job).state_dict()
+    assert all(torch.equal(again[key], value) for key, value in first.items())
+
+
+def test_a_changed_recipe_trains_anew(tmp_path, monkeypatch):
+    from minirestore import recipes
+
+    job = rehearsed("sg.A2", "wide", tmp_path)
+    settings = generalisation.training_settings(job.protocol, "wide", 0)
+    before = common.training_folder(job, settings)
+    assert before == common.training_folder(rehearsed("sg.A3", "medium", tmp_path), settings)
+    changes, data, run = recipes.STRUCTURE_GUIDANCE.profiles["quick"]
+    profiles = {"quick": (changes, data, dataclasses.replace(run, batch_size=4))}
+    changed = dataclasses.replace(recipes.STRUCTURE_GUIDANCE, profiles=profiles)
+    monkeypatch.setitem(recipes.METHODS, "structure_guidance", changed)
+    assert common.training_folder(job, settings) != before
+
+
+@pytest.mark.slow
+def test_guidance_of_another_protocol_is_not_in_the_way(tmp_path):
+    for steps in (3, 4):  # the second must not find the first's run in its folder
+        job = rehearsed("sg.A7", "output", tmp_path)
+        protocol = dataclasses.replace(job.protocol, settings={**job.protocol.settings, "steps": steps})
+        measured = structure.guidance_invariance(dataclasses.replace(job, protocol=protocol), ["walk_gamma/k=2"])
+        assert set(measured) == {"walk_gamma/k=2"}
+    assert len(list(job.shared_dir.iterdir())) == 2

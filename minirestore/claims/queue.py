@@ -94,9 +94,10 @@ def run_claims(
     """`run_claim` for each of ``ids``, or without ids for all claims of ``paper`` that can be measured at ``profile``.
 
     All are checked before the first starts; ``minutes`` is for all together, and what is left over is not started.
+    A claim that fails does not keep the others from being measured.
 
     Raises:
-        ValueError: as `run_claim`; no such paper.
+        ValueError: as `run_claim`; no such paper. RuntimeError: at the end, if some of several claims failed.
     """
     _check_minutes(minutes)
     claims = [find_claim(id) for id in dict.fromkeys(ids)] or claims_of(paper)
@@ -109,10 +110,19 @@ def run_claims(
             if ids:
                 raise
             log(f"{claim.id}: left out ({error})")
-    started, runs = time.monotonic(), []
+    _device_name(options.get("device", "auto"))  # an absent one fails once, and not for every claim
+    started, runs, failed = time.monotonic(), [], []
     for claim in chosen:
         left = None if minutes is None else max(0.0, minutes - (time.monotonic() - started) / 60)
-        runs.append(run_claim(claim.id, profile, left, log=log, **options))
+        try:
+            runs.append(run_claim(claim.id, profile, left, log=log, **options))
+        except (ValueError, ArithmeticError, OSError, RuntimeError) as error:  # a loss that is not finite, memory, disk
+            if len(chosen) == 1:
+                raise
+            log(f"{claim.id}: failed ({error})")
+            failed.append(claim.id)
+    if failed:
+        raise RuntimeError(f"claims: {', '.join(failed)} failed, as said above; the others are kept")
     return runs
 
 

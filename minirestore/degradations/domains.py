@@ -54,7 +54,7 @@ class BlurDomain:
 
     Attributes:
         kind: "linear", "walk", "disk" or "rotation".
-        radius: range of the RMS radius in pixels (low > 0.7072).
+        radius: range of the RMS radius in pixels (low >= 0.75).
         noise: standard deviation of the noise added after the blur, in 8-bit units.
         linear_light: blur the light and not the sRGB values.
     """

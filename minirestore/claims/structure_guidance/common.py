@@ -2,12 +2,15 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterable
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from minirestore.claims.definitions import Row
+from minirestore.claims.definitions import Job, Row
 
 PAPER = "structure_guidance"
 # The two crops of each photograph with the most gradient energy; of the rocket one, since its next is so smooth that
@@ -57,6 +60,18 @@ def pair(name: str, seed: int):
         return x, degradations.random_blur(x, s, degradations.BLUR_DOMAINS[condition])
     target = metrics.psnr(degradations.random_blur(x, s, linear), x).item()
     return x, degradations.matched_blur(x, s, degradations.BLUR_DOMAINS[condition], target)
+
+
+def training_folder(job: Job, settings: Mapping[str, Any]) -> Path:
+    """Where the training with these settings of `recipes.train` lies, named after all that decides its result.
+
+    A training by another protocol, or by a recipe that has changed since, gets another folder and is left alone.
+    """
+    from minirestore import recipes
+
+    parts = recipes.plan(recipes.find_recipe(PAPER), job.protocol.settings["profile"], settings)
+    identity = json.dumps([dataclasses.asdict(part) for part in parts], sort_keys=True)
+    return job.shared_dir / f"model-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
 
 
 @functools.lru_cache(maxsize=2)

@@ -1,7 +1,5 @@
 """sg.A1 to sg.A6: does guidance help where the blur is new, and which part of it?"""
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +15,7 @@ from minirestore.claims.structure_guidance.common import (
     pair,
     restore,
     seeds_of,
+    training_folder,
 )
 
 SHIFTS = ("walk", "walk_gamma", "disk", "rotation")
@@ -80,13 +79,11 @@ def trained_model(job: Job):
     from minirestore import recipes
 
     settings = training_settings(job.protocol, job.arm, job.seed)
-    profile = job.protocol.settings["profile"]
-    identity = json.dumps({"profile": profile, **settings}, sort_keys=True)
-    folder = job.shared_dir / f"model-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+    folder = training_folder(job, settings)
     file = folder / f"{PAPER}.safetensors"
-    if not file.is_file():
+    if not file.with_suffix(".json").is_file():  # the card is written last
         options = {"run_dir": folder, "device": job.device, "minutes": job.minutes_left()}
-        _, result = recipes.train(PAPER, profile, settings, **options)
+        _, result = recipes.train(PAPER, job.protocol.settings["profile"], settings, **options)
         if not result.finished:
             raise OutOfTime(f"{job.arm}, seed {job.seed}: {result.steps_done} of {settings['steps']} steps")
     return load(str(file), job.device)

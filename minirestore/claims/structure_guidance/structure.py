@@ -7,7 +7,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from minirestore.claims.definitions import Job, Measured, OutOfTime, Protocol, Row, claim
-from minirestore.claims.structure_guidance.common import CROPS, PAPER, blur_seed, clean_crop, crop_names, seeds_of
+from minirestore.claims.structure_guidance.common import (
+    CROPS,
+    PAPER,
+    blur_seed,
+    clean_crop,
+    crop_names,
+    seeds_of,
+    training_folder,
+)
 
 LEVELS = ("k=0", "k=1", "k=2", "k=3")
 KERNELS = ("linear", "walk", "disk")
@@ -59,24 +67,24 @@ def guidance_invariance(job: Job, images: Sequence[str]) -> Measured:
 
     s = job.protocol.settings
     settings = {"warm_start": s["steps"], "steps": s["steps"], "seed": job.seed, "images": s["images"]}
-    folder = job.shared_dir / f"guidance-{job.seed}"
-    options = {"run_dir": folder, "device": job.device, "minutes": job.minutes_left()}
+    options = {"run_dir": training_folder(job, settings), "device": job.device, "minutes": job.minutes_left()}
     model, result = recipes.train(PAPER, s["profile"], settings, **options)
     if not result.finished:
         raise OutOfTime(f"seed {job.seed}: {result.steps_done} of {s['steps']} steps")
     found = {}
     for name in images:
         domain, k = name.split("/k=")
-        reference, _ = structures(model.cpu(), "linear", int(k), job, blur_seed=1)
-        moved, error = structures(model, domain, int(k), job, blur_seed=2)
+        reference, _ = structures(model.cpu(), "linear", int(k), job, draw=1)
+        moved, error = structures(model, domain, int(k), job, draw=2)
         found[name] = {"mmd": kernel_distance(reference, moved), "mse": error}
     return found
 
 
-def structures(model, domain: str, k: int, job: Job, blur_seed: int):
+def structures(model, domain: str, k: int, job: Job, draw: int):
     """phi_k(y) or R(H(phi_k(y))) of test images (N, 1, h, w), as the arm says, and their squared error to phi_k(x).
 
-    The sharp images are the seed's, the same in every domain, so that only blur and noise set the domains apart.
+    The sharp images are the seed's, the same in every domain, so that only blur and noise set the domains apart; two
+    values of ``draw`` give two draws of both.
     """
     import torch
 
@@ -84,9 +92,9 @@ def structures(model, domain: str, k: int, job: Job, blur_seed: int):
 
     s = job.protocol.settings
     x = _test_images(s["test_images"], s["test_size"], 10_000 * job.seed)
-    y = degradations.random_blur(x, 10 * job.seed + blur_seed, degradations.BLUR_DOMAINS[domain])
+    y = degradations.random_blur(x, 10 * job.seed + draw, degradations.BLUR_DOMAINS[domain])
     with torch.no_grad():
-        noise = torch.Generator().manual_seed(10 * job.seed + blur_seed)
+        noise = torch.Generator().manual_seed(10 * job.seed + draw)
         pyramid = model.pyramid(images.to_model_range(y), noise)
         out = pyramid[k] if job.arm == "input" else model.guidance(pyramid)[1][k]
         error = (out - model.pyramid.reduce(images.to_model_range(x), k)).square().mean().item()

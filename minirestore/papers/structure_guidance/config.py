@@ -39,7 +39,8 @@ class StructureGuidanceConfig:
         unshuffle: pixel-unshuffle factor before the U-Net; 1 is the paper's, 2 makes small models affordable.
         stem_kernel, resample: kernel of the first convolution, and ``residual`` or ``plain`` (one convolution)
             down- and upsampling; the supplement's drawing has 1 and residual.
-        dropout: inside residual blocks, before the second convolution.
+        dropout: inside residual blocks, before the second convolution. Every process and accumulation step draws the
+            same mask, so that with dropout a split batch does not give the losses of a whole one.
         noise_level: what tells the network the level: sinusoids of log-SNR, or the plain number sqrt(alpha_bar) (SR3
             lineage) or alpha_bar (DvSR's equation). embedding_width: of the embedding; 0 takes ``widths[0]``.
         target: what is diffused: the ``image`` x (paper), the ``residual`` x - y, or ``refine``: x - g(y) with a
