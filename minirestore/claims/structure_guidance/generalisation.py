@@ -156,7 +156,7 @@ A1_ARMS = ("guided", "wide", "zeroed", "shuffled")
 claim(
     id="sg.A1",
     paper=PAPER,
-    where="section 5, capacity ablation",
+    where="capacity ablation",
     statement="Guidance helps under blur that training never saw.",
     paper_effect="LPIPS .156 -> .128 (-18 %) out of domain (icDPM-L)",
     protocol=trained_protocol(A1_ARMS, SHIFTS, 5),
@@ -173,7 +173,7 @@ claim(
 claim(
     id="sg.A2",
     paper=PAPER,
-    where="section 5, capacity ablation",
+    where="capacity ablation",
     statement="Guidance does not hurt in the training domain.",
     paper_effect="PSNR 32.105 -> 32.220 (+.1 dB) on GoPro (icDPM-L)",
     paper_value=0.115,
@@ -191,7 +191,7 @@ claim(
 claim(
     id="sg.A3",
     paper=PAPER,
-    where="section 5, capacity ablation",
+    where="capacity ablation",
     statement="A larger unguided network is better in the training domain and worse outside it.",
     paper_effect="icDPM-L against icDPM-S: PSNR up in domain, LPIPS worse out of domain",
     protocol=trained_protocol(("narrow", "unguided", "medium"), ("linear", *SHIFTS), 3),
@@ -207,7 +207,7 @@ claim(
 claim(
     id="sg.A4",
     paper=PAPER,
-    where="implied by section 5",
+    where="implied by the out-of-domain results",
     statement="The gain of guidance grows with the distance from the training domain.",
     paper_effect="larger gains out of domain than in it",
     protocol=trained_protocol(("guided", "wide"), SEVERITIES, 3),
@@ -223,7 +223,7 @@ claim(
 claim(
     id="sg.A5",
     paper=PAPER,
-    where="section 5, ablation of the regression loss",
+    where="ablation of the regression loss",
     statement="Without its regression loss the guidance is worth less.",
     paper_effect="PSNR 31.19 -> 30.56 (-.63 dB) on GoPro",
     paper_value=0.63,
@@ -239,7 +239,7 @@ claim(
 claim(
     id="sg.A6",
     paper=PAPER,
-    where="section 5, ablation of the scales",
+    where="ablation of the scales",
     statement="Several scales of structure are better than the best single one.",
     paper_effect="LPIPS .141 -> .137 (-3 %) out of domain",
     protocol=trained_protocol(("guided", "k=1", "k=2", "k=3"), SHIFTS, 5),

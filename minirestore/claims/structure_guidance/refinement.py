@@ -7,7 +7,7 @@ from minirestore.claims.structure_guidance.generalisation import measure_trained
 claim(
     id="sg.A12",
     paper=PAPER,
-    where="DvSR, section 4",
+    where="DvSR",
     statement="Diffusing the residual is better than diffusing the image at the same number of network calls.",
     paper_effect="up to 7 times faster at equal quality; entropy 7.42 -> 3.91 bits",
     protocol=trained_protocol(("unguided", "image", "refine"), ("linear",), 3),
@@ -24,7 +24,7 @@ register(
     Claim(
         id="sg.A13",
         paper=PAPER,
-        where="supplement",
+        where="comparison with domain adaptation",
         statement="Adversarial adaptation to the target domain hurts.",
         paper_effect="worse than guidance",
         not_testable="it needs unlabelled pictures of the target domain during training, which changes the task",

@@ -81,7 +81,7 @@ def _samples(name: str, seed: int, count: int, steps: int, beta_end: float, devi
 @claim(
     id="sg.A10",
     paper=PAPER,
-    where="section 4 (Ours-SA)",
+    where="sample averaging, Ours-SA",
     statement="Averaging n samples approaches the mean: the error falls as bias^2 + variance / n.",
     paper_effect="averaging raises PSNR and saturates",
     protocol=Protocol(
@@ -132,7 +132,7 @@ def diversity_correlation(rows: Sequence[Row]) -> Mapping[str, float]:
 @claim(
     id="sg.A11",
     paper=PAPER,
-    where="DvSR, section 5",
+    where="DvSR",
     statement="Samples differ more the stronger the blur.",
     paper_effect="shown by pictures (DvSR)",
     protocol=Protocol(

@@ -37,7 +37,7 @@ def smallest_reduction(rows: Sequence[Row]) -> Mapping[int, float]:
 @claim(
     id="sg.A7",
     paper=PAPER,
-    where="section 5, domain distance GoPro to RealBlur-J",
+    where="domain distance GoPro to RealBlur-J",
     statement="The guidance network brings the domains closer together than its input is, at every scale.",
     paper_effect="FID 49.684 -> 44.649 (-10 %), KID 4.91 -> 4.70 (-4 %) at 1/8",
     paper_value=0.04,
@@ -111,7 +111,7 @@ def _test_images(count: int, size: int, first: int):
 def kernel_distance(a, b) -> float:
     """Squared maximum mean discrepancy of paired 8 x 8 patches, kernel (x.y / d + 1)^3 (Binkowski et al. 2018).
 
-    The unbiased estimate of Gretton et al. 2012, equation 4: 0 on average for sets of one distribution, and as often
+    The U-statistic for equally many samples (Gretton et al. 2012): 0 on average for sets of one distribution, as often
     negative as positive. Pairs that share their content take its scatter out.
 
     Args:
@@ -148,7 +148,7 @@ def smallest_step(rows: Sequence[Row]) -> Mapping[str, float]:
 @claim(
     id="sg.A8",
     paper=PAPER,
-    where="section 3.2, figure 3",
+    where="figure 3",
     statement="Every halving of the grey image removes traces of the blur.",
     paper_effect="shown by pictures",
     protocol=Protocol(

@@ -38,7 +38,7 @@ class StructureGuidanceConfig:
             up) and in the middle. DvSR: (b, 2b, 3b, 4b), 3 and 2.
         unshuffle: pixel-unshuffle factor before the U-Net; 1 is the paper's, 2 makes small models affordable.
         stem_kernel, resample: kernel of the first convolution, and ``residual`` or ``plain`` (one convolution)
-            down- and upsampling; the supplement's drawing has 1 and residual.
+            down- and upsampling; the drawing in DvSR's supplement has the residual one.
         dropout: inside residual blocks, before the second convolution. Every process and accumulation step draws the
             same mask, so that with dropout a split batch does not give the losses of a whole one.
         noise_level: what tells the network the level: sinusoids of log-SNR, or the plain number sqrt(alpha_bar) (SR3

@@ -1,4 +1,4 @@
-"""Section 3.2: multiscale structure phi_k, and the guidance network H with its regression heads R (figure 3)."""
+"""Multiscale structure phi_k, and the guidance network H with its regression heads R (the paper's figure 3)."""
 
 from collections.abc import Mapping
 
@@ -12,7 +12,7 @@ from minirestore.papers.structure_guidance.config import LUMA, StructureGuidance
 
 
 class StructurePyramid:
-    """phi_k: luma, reduced by 2^k with antialiasing, plus a little noise (section 3.2, figure 3).
+    """phi_k: luma, reduced by 2^k with antialiasing, plus a little noise (figure 3).
 
     ``pyramid(y, generator)``: y (B, 3, H, W) in [-1, 1] -> ``{k: (B, 1, H / 2^k, W / 2^k)}``; without a generator no
     noise is added. H and W must be multiples of 2^k. With ``guidance_input="rgb"`` nothing is removed: every

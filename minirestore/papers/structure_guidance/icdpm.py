@@ -1,4 +1,4 @@
-"""Sections 3.3 and 4: the losses, and ancestral sampling on any schedule."""
+"""The method: its losses with warm start and ramp, and ancestral sampling on any schedule."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -56,7 +56,7 @@ class StructureGuidance(nn.Module):
             z = ((base + z / s).clamp(-1, 1) - base) * s
         return z, diffusion.eps_from_x0(z_t, z, alpha_bar)
 
-    # ------------------------------------------------------------ losses (section 3.3)
+    # ------------------------------------------------------------ losses
 
     def training_schedule(self) -> Tensor:
         """``alpha_bar_0 = 1, alpha_bar_1, ... alpha_bar_T`` of training, float64 ``(train_levels + 1,)``."""
@@ -76,7 +76,7 @@ class StructureGuidance(nn.Module):
         return level.square() if self.config.level_interpolation == "sqrt_alpha_bar" else level
 
     def diffusion_weight(self, step: int) -> float:
-        """w(step): 0 during the warm start of H, then a ramp to 1 (section 4: 60k steps, "then gradually")."""
+        """w(step): 0 during the warm start of H, then a ramp to 1 (paper: 60k steps, then "gradually")."""
         if not self.config.uses_guidance:
             return 1.0
         beyond = step - self.config.warm_start
@@ -117,7 +117,7 @@ class StructureGuidance(nn.Module):
         return {"loss": total, **losses}
 
     def _diffusion_loss(self, x: Tensor, y: Tensor, added, generator: torch.Generator) -> Tensor:
-        """L_DPM = E |G(z_t, y, {h_k}, level) - eps|_1 (equation 3), or its options."""
+        """L_DPM = E |G(z_t, y, {h_k}, level) - eps|_1 (paper), or its options."""
         z = self.config.residual_scale * (x - self.base(y))
         alpha_bar = self.draw_levels(len(y), generator, y.device)
         eps = diffusion.randn(z.shape, generator, z.device)
@@ -142,7 +142,7 @@ class StructureGuidance(nn.Module):
             torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator, device=generator.device)))
         return stack
 
-    # ------------------------------------------------------------ sampling (section 4)
+    # ------------------------------------------------------------ sampling
 
     def levels(self, steps: int, beta_end: float) -> Tensor:
         """Levels of the linear schedule of ``steps`` betas from ``beta_start`` to ``beta_end``, noisiest first.

@@ -11,7 +11,7 @@ from minirestore.papers.structure_guidance.config import StructureGuidanceConfig
 
 
 class GuidedResBlock(ResBlock):
-    """A residual block that adds projected guidance P_k(h_k) to its features (section 3.2).
+    """A residual block that adds projected guidance P_k(h_k) to its features (paper; P_k is ours).
 
     Call `project` once per image and pass the result as ``added`` at every sampling step.
     """
