@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from minirestore.claims.definitions import Job, Row
+from minirestore.claims.definitions import Job, OutOfTime, Row
 
 PAPER = "structure_guidance"
 # The two crops of each photograph with the most gradient energy; of the rocket one, since its next is so smooth that
@@ -74,6 +74,17 @@ def training_folder(job: Job, settings: Mapping[str, Any]) -> Path:
     return job.shared_dir / f"model-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
 
 
+def train(job: Job, settings: Mapping[str, Any]):
+    """The module trained with these settings of `recipes.train`; `OutOfTime` when the time box ends first."""
+    from minirestore import recipes
+
+    options = {"run_dir": training_folder(job, settings), "device": job.device, "minutes": job.minutes_left()}
+    module, result = recipes.train(PAPER, job.protocol.settings["profile"], settings, **options)
+    if not result.finished:
+        raise OutOfTime(f"{job.arm}, seed {job.seed}: {result.steps_done} of {settings['steps']} steps")
+    return module
+
+
 @functools.lru_cache(maxsize=2)
 def load(checkpoint: str, device: str):
     """A model from the name of a shipped checkpoint or the path of a trained one."""
@@ -101,6 +112,12 @@ def mean_of(rows: Iterable[Row], metric: str, seed: int, arm: str, condition: st
         if row["seed"] == seed and row["arm"] == arm and (not condition or row["image"].split("/")[2] == condition)
     ]
     return float(np.mean(values))
+
+
+def gain_of(rows: Iterable[Row], metric: str, seed: int, arms: tuple[str, str], condition: str = "") -> float:
+    """`mean_of` the first arm minus that of the second."""
+    first, second = (mean_of(rows, metric, seed, arm, condition) for arm in arms)
+    return first - second
 
 
 def seeds_of(rows: Iterable[Row]) -> list[int]:

@@ -3,18 +3,20 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from minirestore.claims.definitions import Job, Measured, OutOfTime, Protocol, Row, claim
+from minirestore.claims.definitions import Job, Measured, Protocol, Row, claim
 from minirestore.claims.structure_guidance.common import (
     CROPS,
     PAPER,
     TEXTURED,
     conditions_of,
     crop_names,
+    gain_of,
     load,
     mean_of,
     pair,
     restore,
     seeds_of,
+    train,
     training_folder,
 )
 
@@ -76,16 +78,10 @@ def training_settings(protocol: Protocol, arm: str, seed: int) -> dict[str, Any]
 
 def trained_model(job: Job):
     """The model of the job's arm and seed, trained now unless it is there; `OutOfTime` when the time box ends first."""
-    from minirestore import recipes
-
     settings = training_settings(job.protocol, job.arm, job.seed)
-    folder = training_folder(job, settings)
-    file = folder / f"{PAPER}.safetensors"
+    file = training_folder(job, settings) / f"{PAPER}.safetensors"
     if not file.with_suffix(".json").is_file():  # the card is written last
-        options = {"run_dir": folder, "device": job.device, "minutes": job.minutes_left()}
-        _, result = recipes.train(PAPER, job.protocol.settings["profile"], settings, **options)
-        if not result.finished:
-            raise OutOfTime(f"{job.arm}, seed {job.seed}: {result.steps_done} of {settings['steps']} steps")
+        train(job, settings)
     return load(str(file), job.device)
 
 
@@ -121,8 +117,7 @@ def other_photograph(name: str) -> str:
 
 def gain_in_domain(rows: Sequence[Row]) -> Mapping[int, float]:
     """PSNR of guided minus wide under the training blur, per seed."""
-    return {s: mean_of(rows, "psnr", s, "guided", "linear") - mean_of(rows, "psnr", s, "wide", "linear")
-            for s in seeds_of(rows)}  # fmt: skip
+    return {s: gain_of(rows, "psnr", s, ("guided", "wide"), "linear") for s in seeds_of(rows)}
 
 
 def best_single_scale(rows: Sequence[Row]) -> Mapping[int, float]:
@@ -140,7 +135,7 @@ def severity_correlation(rows: Sequence[Row]) -> Mapping[int, float]:
     found = {}
     for s in seeds_of(rows):
         severity = sorted(conditions_of(rows))
-        gains = [mean_of(rows, "haarpsi", s, "guided", c) - mean_of(rows, "haarpsi", s, "wide", c) for c in severity]
+        gains = [gain_of(rows, "haarpsi", s, ("guided", "wide"), c) for c in severity]
         found[s] = float(spearmanr(range(len(gains)), gains)[0])
     return found
 
@@ -148,31 +143,30 @@ def severity_correlation(rows: Sequence[Row]) -> Mapping[int, float]:
 def size_hurts(rows: Sequence[Row]) -> Mapping[int, float]:
     """The smallest network minus the largest on the shifts, per seed: above 0 where size hurts out of the domain."""
     shifted = [row for row in rows if row["image"].split("/")[2] != "linear"]
-    return {s: mean_of(shifted, "haarpsi", s, "narrow") - mean_of(shifted, "haarpsi", s, "unguided")
-            for s in seeds_of(rows)}  # fmt: skip
+    return {s: gain_of(shifted, "haarpsi", s, ("narrow", "unguided")) for s in seeds_of(rows)}
 
 
-A1_ARMS = ("guided", "wide", "zeroed", "shuffled")
-claim(
+def trained_claim(**fields: Any) -> None:
+    """Register a claim of this paper whose arms are trained on a GPU and measured by `measure_trained`."""
+    claim(paper=PAPER, tier="gpu", trained=True, **fields)(measure_trained)
+
+
+trained_claim(
     id="sg.A1",
-    paper=PAPER,
     where="capacity ablation",
     statement="Guidance helps under blur that training never saw.",
     paper_effect="LPIPS .156 -> .128 (-18 %) out of domain (icDPM-L)",
-    protocol=trained_protocol(A1_ARMS, SHIFTS, 5),
+    protocol=trained_protocol(("guided", "wide", "zeroed", "shuffled"), SHIFTS, 5),
     rehearsal=rehearsal("astronaut/2/walk", "coffee/2/walk"),
     primary="haarpsi",
     contrast="guided - wide, mean of the four shifts",
     unit="HaarPSI",
     smallest=0.005,
-    tier="gpu",
-    trained=True,
     headline=True,
-)(measure_trained)
+)
 
-claim(
+trained_claim(
     id="sg.A2",
-    paper=PAPER,
     where="capacity ablation",
     statement="Guidance does not hurt in the training domain.",
     paper_effect="PSNR 32.105 -> 32.220 (+.1 dB) on GoPro (icDPM-L)",
@@ -184,13 +178,11 @@ claim(
     unit="dB",
     null=-0.1,
     smallest=-0.1,
-    tier="gpu",
-    trained=True,
     effect=gain_in_domain,
-)(measure_trained)
-claim(
+)
+
+trained_claim(
     id="sg.A3",
-    paper=PAPER,
     where="capacity ablation",
     statement="A larger unguided network is better in the training domain and worse outside it.",
     paper_effect="icDPM-L against icDPM-S: PSNR up in domain, LPIPS worse out of domain",
@@ -200,13 +192,11 @@ claim(
     contrast="narrow - unguided, mean of the four shifts",
     unit="HaarPSI",
     smallest=0.005,
-    tier="gpu",
-    trained=True,
     effect=size_hurts,
-)(measure_trained)
-claim(
+)
+
+trained_claim(
     id="sg.A4",
-    paper=PAPER,
     where="implied by the out-of-domain results",
     statement="The gain of guidance grows with the distance from the training domain.",
     paper_effect="larger gains out of domain than in it",
@@ -216,13 +206,11 @@ claim(
     contrast="Spearman correlation of the gain (guided - wide) with the severity",
     unit="correlation",
     smallest=0.3,
-    tier="gpu",
-    trained=True,
     effect=severity_correlation,
-)(measure_trained)
-claim(
+)
+
+trained_claim(
     id="sg.A5",
-    paper=PAPER,
     where="ablation of the regression loss",
     statement="Without its regression loss the guidance is worth less.",
     paper_effect="PSNR 31.19 -> 30.56 (-.63 dB) on GoPro",
@@ -233,12 +221,10 @@ claim(
     contrast="guided - no regression",
     unit="dB",
     smallest=0.1,
-    tier="gpu",
-    trained=True,
-)(measure_trained)
-claim(
+)
+
+trained_claim(
     id="sg.A6",
-    paper=PAPER,
     where="ablation of the scales",
     statement="Several scales of structure are better than the best single one.",
     paper_effect="LPIPS .141 -> .137 (-3 %) out of domain",
@@ -248,7 +234,5 @@ claim(
     contrast="guided (all scales) - best single scale, mean of the four shifts",
     unit="HaarPSI",
     smallest=0.002,
-    tier="gpu",
-    trained=True,
     effect=best_single_scale,
-)(measure_trained)
+)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from minirestore.claims.definitions import Job, Measured, OutOfTime, Protocol, Row, claim
+from minirestore.claims.definitions import Job, Measured, Protocol, Row, claim
 from minirestore.claims.structure_guidance.common import (
     CROPS,
     PAPER,
@@ -14,7 +14,7 @@ from minirestore.claims.structure_guidance.common import (
     clean_crop,
     crop_names,
     seeds_of,
-    training_folder,
+    train,
 )
 
 LEVELS = ("k=0", "k=1", "k=2", "k=3")
@@ -63,25 +63,30 @@ def smallest_reduction(rows: Sequence[Row]) -> Mapping[int, float]:
 )  # fmt: skip
 def guidance_invariance(job: Job, images: Sequence[str]) -> Measured:
     """Kernel distance (KID's kernel, on patches) between domains, and mean squared error to the sharp structure."""
+    model = guidance_model(job)
+    reference, found = structures(model, "linear", job, draw=1), {}
+    for domain in dict.fromkeys(name.split("/")[0] for name in images):
+        moved = structures(model, domain, job, draw=2)
+        for k, (structure, error) in moved.items():
+            if (name := f"{domain}/k={k}") in images:
+                found[name] = {"mmd": kernel_distance(reference[k][0], structure), "mse": error}
+    return found
+
+
+def guidance_model(job: Job):
+    """The model whose H is trained alone, on the CPU; untrained for the arm ``input``, which does not ask H."""
     from minirestore import recipes
 
     s = job.protocol.settings
     settings = {"warm_start": s["steps"], "steps": s["steps"], "seed": job.seed, "images": s["images"]}
-    options = {"run_dir": training_folder(job, settings), "device": job.device, "minutes": job.minutes_left()}
-    model, result = recipes.train(PAPER, s["profile"], settings, **options)
-    if not result.finished:
-        raise OutOfTime(f"seed {job.seed}: {result.steps_done} of {s['steps']} steps")
-    found = {}
-    for name in images:
-        domain, k = name.split("/k=")
-        reference, _ = structures(model.cpu(), "linear", int(k), job, draw=1)
-        moved, error = structures(model, domain, int(k), job, draw=2)
-        found[name] = {"mmd": kernel_distance(reference, moved), "mse": error}
-    return found
+    if job.arm == "output":
+        return train(job, settings).cpu()
+    recipe = recipes.find_recipe(PAPER)
+    return recipes.build(recipe, recipes.plan(recipe, s["profile"], settings)[0])
 
 
-def structures(model, domain: str, k: int, job: Job, draw: int):
-    """phi_k(y) or R(H(phi_k(y))) of test images (N, 1, h, w), as the arm says, and their squared error to phi_k(x).
+def structures(model, domain: str, job: Job, draw: int) -> dict:
+    """Per k: phi_k(y) or R(H(phi_k(y))) of test images (N, 1, h, w), as the arm says, and its mean squared error.
 
     The sharp images are the seed's, the same in every domain, so that only blur and noise set the domains apart; two
     values of ``draw`` give two draws of both.
@@ -93,12 +98,13 @@ def structures(model, domain: str, k: int, job: Job, draw: int):
     s = job.protocol.settings
     x = _test_images(s["test_images"], s["test_size"], 10_000 * job.seed)
     y = degradations.random_blur(x, 10 * job.seed + draw, degradations.BLUR_DOMAINS[domain])
+    sharp = model.pyramid(images.to_model_range(x))
     with torch.no_grad():
         noise = torch.Generator().manual_seed(10 * job.seed + draw)
-        pyramid = model.pyramid(images.to_model_range(y), noise)
-        out = pyramid[k] if job.arm == "input" else model.guidance(pyramid)[1][k]
-        error = (out - model.pyramid.reduce(images.to_model_range(x), k)).square().mean().item()
-    return out, error
+        found = model.pyramid(images.to_model_range(y), noise)
+        if job.arm == "output":
+            found = model.guidance(found)[1]
+    return {k: (out, (out - sharp[k]).square().mean().item()) for k, out in found.items()}
 
 
 @functools.lru_cache(maxsize=2)
