@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,13 @@ def load(name: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ValueError(f"checkpoint {name!s}: weights or card are damaged (the sha256 differs); fetch both again")
     tensors = deserialise(payload)
     return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}, card
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """First 16 hexadecimal digits of the sha256 of names and values: what training started from, for its card."""
+    from safetensors.torch import save as serialise
+
+    return hashlib.sha256(serialise({k: v.contiguous() for k, v in tensors.items()})).hexdigest()[:16]
 
 
 def fill(module: nn.Module, tensors: dict[str, Tensor], name: str | Path) -> None:

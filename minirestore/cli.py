@@ -276,7 +276,8 @@ def add_train(commands: argparse._SubParsersAction) -> None:
         epilog="examples:\n"
         "  minirestore train denoiser --profile quick\n"
         "  minirestore train denoiser --profile reduced --minutes 10\n"
-        "  minirestore train denoiser --profile reduced --set objective=regression --set seed=1\n",
+        "  minirestore train denoiser --profile reduced --set objective=regression --set seed=1\n"
+        "  minirestore train c2f_dft --set stage=fine --start runs/coarse/c2f_dft.safetensors\n",
     )
     parser.add_argument("model", metavar="METHOD", help="a method, or features")
     parser.add_argument("--profile", default="reduced", choices=config.PROFILES, help="default: reduced")
@@ -286,6 +287,11 @@ def add_train(commands: argparse._SubParsersAction) -> None:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="network, data or training setting; repeatable"
     )
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="default: runs/METHOD-PROFILE")
+    parser.add_argument(
+        "--start",
+        metavar="NAME",
+        help="begin with the weights of a checkpoint, or with the last ones of a run's folder",
+    )
     parser.set_defaults(handler=train_command)
 
 
@@ -300,6 +306,7 @@ def train_command(arguments: argparse.Namespace) -> int:
         run_dir=folder,
         device=arguments.device,
         minutes=arguments.minutes,
+        start=arguments.start,
     )
     if not result.is_main_process:
         return 0

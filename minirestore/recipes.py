@@ -10,16 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from minirestore import checkpoints, config, datasets, degradations, diffusion, images, resources, training
 from minirestore.denoiser import Denoiser, DenoiserConfig
 from minirestore.features import FeatureEncoder, FeatureEncoderConfig
+from minirestore.papers.c2f_dft import C2FDFT, C2FDFTConfig
 from minirestore.papers.structure_guidance import StructureGuidance, StructureGuidanceConfig
 from minirestore.training import FitResult, MakeBatch, TrainingConfig
 
 NOISE_SIGMA = 25.0
+MIXUP_BETA = 1.2
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,8 @@ class DataConfig:
         crop: side of a training crop.
         sigma: standard deviation of the added noise, in units of 1/255; 0 adds none.
         blur: name of a domain of ``degradations.BLUR_DOMAINS``, which brings its own noise (then sigma must be 0).
+        rain: name of a domain of ``degradations.RAIN_DOMAINS``, before any noise.
+        mixup: with probability 1/2, blend every pair with another of its batch, with one weight from Beta(1.2, 1.2).
         seed: seed of the pool.
     """
 
@@ -44,14 +49,21 @@ class DataConfig:
     crop: int = 48
     sigma: float = NOISE_SIGMA
     blur: str = ""
+    rain: str = ""
+    mixup: bool = False
     seed: int = 0
 
     def __post_init__(self):
+        if self.rain and self.rain not in degradations.RAIN_DOMAINS:
+            known = ", ".join(degradations.RAIN_DOMAINS)
+            raise ValueError(f"rain: expected a domain among {known}, or nothing, got {self.rain!r}")
         if self.blur and self.blur not in degradations.BLUR_DOMAINS:
             known = ", ".join(degradations.BLUR_DOMAINS)
             raise ValueError(f"blur: expected a domain among {known}, or nothing, got {self.blur!r}")
-        if self.source.startswith("pairs:") and (self.blur or self.sigma):
-            raise ValueError("blur, sigma: pairs bring their own degradation; leave blur empty and set sigma to 0")
+        if self.source.startswith("pairs:") and (self.blur or self.rain or self.sigma):
+            raise ValueError("blur, rain, sigma: pairs bring their own degradation; leave them empty and sigma 0")
+        if self.blur and self.rain:
+            raise ValueError(f"blur, rain: one degradation at a time, got {self.blur!r} and {self.rain!r}")
         if self.blur and self.sigma:
             raise ValueError(f"sigma: blur domain {self.blur!r} brings its own noise; set sigma to 0, got {self.sigma}")
 
@@ -66,6 +78,8 @@ class Recipe:
         notebooks: numbers of the notebooks that train it.
         module, config: the class and its default configuration.
         profiles: per profile, what differs from the default configuration, the data, and the training run.
+        implied: settings that come along with others: where all of the first dictionary hold, those that the second
+            has for the profile. Later entries count more, and what is asked for by name most.
         checkpoints: names of the shipped checkpoints, the default first; its notebook trains as many networks.
     """
 
@@ -77,6 +91,7 @@ class Recipe:
     config: Any
     profiles: Mapping[str, tuple[Mapping[str, Any], DataConfig, TrainingConfig]]
     checkpoints: tuple[str, ...]
+    implied: tuple[tuple[Mapping[str, Any], Mapping[str, Mapping[str, Any]]], ...] = ()
 
     @property
     def checkpoint(self) -> str:
@@ -179,8 +194,80 @@ STRUCTURE_GUIDANCE = Recipe(
     },
 )  # fmt: skip
 
+# Published training by task and stage (released configurations; two GPUs, so twice the batch per GPU). The fine stage
+# has a quarter of the coarse one's pixels per step, for its four network calls.
+_PUBLISHED_COARSE = {
+    "steps": 270_000,
+    "learning_rate": 3e-4,
+    "final_learning_rate": 1e-5,
+    "hold": 50_000,
+    "patch_steps": 10_000,
+    "patches": (64, 128, 256),
+    "patch_batches": (192, 48, 12),
+    "patch_cycles": 9,
+    "crop": 256,
+    "image_size": 512,
+    "batch_size": 192,
+}
+_PUBLISHED_FINE = {
+    **_PUBLISHED_COARSE,
+    "steps": 90_000,
+    "learning_rate": 4e-5,
+    "final_learning_rate": 1e-6,
+    "hold": 10_000,
+    "patch_steps": 5000,
+    "patch_batches": (48, 12, 2),
+    "patch_cycles": 6,
+    "batch_size": 48,
+}
+_DERAIN_PATCHES = {"patches": (32, 64, 128), "crop": 128, "image_size": 256}
+_TINY = {"dim": 16, "blocks": (1, 1, 1, 1), "output_scale": 0.01, "checkpointing": False}
+_SECONDS = TrainingConfig(steps=200, batch_size=8, learning_rate=1e-3, warmup=20, ema_decay=0.99)
+C2F_DFT = Recipe(
+    name="c2f_dft",
+    task="derain",
+    scale=1,
+    notebooks=("09", "10"),
+    checkpoints=("c2f_dft", "c2f_dft_coarse", "c2f_dft_denoise"),
+    module=C2FDFT,
+    config=C2FDFTConfig(),
+    profiles={
+        "quick": (_TINY, DataConfig(images=24, image_size=128, crop=32, sigma=0.0, rain="light"), _SECONDS),
+        "reduced": (
+            _TINY,
+            DataConfig(images=1200, crop=48, sigma=0.0, rain="light"),
+            TrainingConfig(steps=8000, batch_size=16, learning_rate=1e-3, weight_decay=1e-4),
+        ),
+        "full": (
+            {},
+            DataConfig("pairs:Rain13K/train", images=13_711, sigma=0.0),
+            TrainingConfig(
+                warmup=0, betas=(0.9, 0.999), weight_decay=1e-4, gradient_clip=0.0, ema_decay=0.999, ema_warmup=False,
+            ),
+        ),
+    },
+    implied=(
+        ({"stage": "coarse"}, {"full": _PUBLISHED_COARSE}),
+        ({"stage": "regression"}, {"full": _PUBLISHED_COARSE}),
+        ({"stage": "fine"}, {"quick": {"steps": 60, "learning_rate": 5e-4}, "full": _PUBLISHED_FINE,
+                             "reduced": {"steps": 4000, "learning_rate": 5e-4}}),
+        ({"task": "derain"}, {"full": _DERAIN_PATCHES}),
+        ({"task": "derain", "stage": "coarse"}, {"full": {"patch_batches": (720, 192, 48), "batch_size": 720}}),
+        ({"task": "derain", "stage": "fine"}, {"full": {"patch_batches": (192, 48, 12), "batch_size": 192,
+                                                        "learning_rate": 1e-5, "final_learning_rate": 1e-7}}),
+        ({"task": "denoise"}, {"quick": {"norm": "bias_free", "rain": "", "sigma": NOISE_SIGMA},
+                               "reduced": {"norm": "bias_free", "rain": "", "sigma": NOISE_SIGMA},
+                               "full": {"norm": "bias_free", "source": "pairs:SIDD/train", "images": 30_608,
+                                        "mixup": True}}),
+        ({"task": "deblur"}, {"quick": {"rain": "", "blur": "linear"}, "reduced": {"rain": "", "blur": "linear"},
+                              "full": {"source": "pairs:GoPro/train", "images": 2103, "mixup": True}}),
+        ({"task": "deblur", "stage": "coarse"}, {"full": {"steps": 330_000}}),
+        ({"task": "deblur", "stage": "fine"}, {"full": {"steps": 30_000, "patch_cycles": 2}}),
+    ),
+)  # fmt: skip
+
 METHODS: dict[str, Recipe] = {"denoiser": DENOISER, "structure_guidance": STRUCTURE_GUIDANCE}
-MODELS: dict[str, Recipe] = {**METHODS, "features": FEATURES}
+MODELS: dict[str, Recipe] = {**METHODS, "c2f_dft": C2F_DFT, "features": FEATURES}
 
 
 def find_recipe(name: str, among: Mapping[str, Recipe] | None = None) -> Recipe:
@@ -202,7 +289,11 @@ def plan(
     parts = [dataclasses.replace(recipe.config, **changes), run, data]
     known = {f.name: i for i, part in reversed(list(enumerate(parts))) for f in dataclasses.fields(part)}
     chosen: list[dict[str, Any]] = [{}, {}, {}]
-    for name, value in (settings or {}).items():
+    asked, implied = settings or {}, {}
+    for conditions, per_profile in recipe.implied:
+        if all(asked.get(name, getattr(recipe.config, name)) == value for name, value in conditions.items()):
+            implied.update(per_profile.get(profile, {}))
+    for name, value in {**implied, **asked}.items():
         if name not in known:
             raise ValueError(f"unknown setting {name!r} for {recipe.name}; known: {', '.join(sorted(known))}")
         chosen[known[name]][name] = value
@@ -275,18 +366,32 @@ def make_data(data: DataConfig, device: str | torch.device = "cpu") -> MakeBatch
         pool = scenes.CropPool(datasets.centre_crops(data.source, data.images, data.image_size).to(device))
     else:
         raise ValueError(f"source: expected dead_leaves, scenes, folder:NAME or pairs:NAME, got {data.source!r}")
-    blur = degradations.BLUR_DOMAINS.get(data.blur)
+    blur, rain = degradations.BLUR_DOMAINS.get(data.blur), degradations.RAIN_DOMAINS.get(data.rain)
 
-    def make_batch(batch_size: int, generator: torch.Generator) -> dict[str, Tensor]:
-        crops = pool.sample(batch_size, data.crop, generator)
-        clean = crops[:, :3]
-        if data.source.startswith("pairs:"):
-            return {"clean": clean, "degraded": crops[:, 3:]}
+    def degrade(clean: Tensor, generator: torch.Generator) -> Tensor:
         if blur is not None:
-            return {"clean": clean, "degraded": degradations.random_blur(clean, generator, blur)}
-        return {"clean": clean, "degraded": degradations.gaussian_noise(clean, data.sigma, generator)}
+            return degradations.random_blur(clean, generator, blur)
+        if rain is not None:
+            clean = degradations.rain(clean, generator, rain)
+        return degradations.gaussian_noise(clean, data.sigma, generator) if data.sigma or rain is None else clean
+
+    def make_batch(batch_size: int, generator: torch.Generator, crop: int = data.crop) -> dict[str, Tensor]:
+        crops = pool.sample(batch_size, crop, generator)
+        clean = crops[:, :3]
+        degraded = crops[:, 3:] if data.source.startswith("pairs:") else degrade(clean, generator)
+        return _mixed(clean, degraded, generator) if data.mixup else {"clean": clean, "degraded": degraded}
 
     return make_batch
+
+
+def _mixed(clean: Tensor, degraded: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    """Mixup of pairs, applied to every other batch (C2F-DFT, released code): one weight and permutation for both."""
+    apply = torch.rand((), generator=generator).item() < 0.5
+    seed = int(torch.randint(2**31, (), generator=generator))
+    weight = np.random.default_rng(seed).beta(MIXUP_BETA, MIXUP_BETA) if apply else 1.0
+    other = torch.randperm(len(clean), generator=generator).to(clean.device)
+    blend = {"clean": clean, "degraded": degraded}
+    return {name: weight * x + (1 - weight) * x[other] for name, x in blend.items()} if apply else blend
 
 
 def _labelled_scenes(data: DataConfig, device: str | torch.device) -> MakeBatch:
@@ -324,15 +429,32 @@ def train(
     run_dir: str | Path,
     device: str = "auto",
     minutes: float | None = None,
+    start: str | Path | None = None,
 ) -> tuple[nn.Module, FitResult]:
     """Train a model by its recipe and write ``NAME.safetensors`` and its card into ``run_dir`` when it is finished.
 
     A run that ``minutes`` cut short is continued by the next call with the same arguments.
+
+    Args:
+        name, profile, settings: see `plan`.
+        run_dir: folder of the run. device, minutes: see `training.fit`.
+        start: what to start from instead of random weights: a checkpoint (a name or a .safetensors file), which holds
+            averaged weights, or the folder of a finished run, which stands for its last, not averaged ones.
+
+    Raises:
+        ValueError, FileNotFoundError: as in `plan`, `training.fit`, `checkpoints.load` and `checkpoints.fill`.
     """
     recipe = find_recipe(name, MODELS)
     network, data, run = plan(recipe, profile, settings)
     where = training.resolve_device(device)
     module = build(recipe, network, run.seed).to(memory_format=torch.channels_last)
+    origin = {}
+    if start is not None:
+        raw = Path(start).is_dir()
+        tensors = training.last_weights(start) if raw else checkpoints.load(start)[0]
+        checkpoints.fill(module, tensors, start)
+        kind = "last weights" if raw else "averaged weights"
+        origin = {"start": f"{kind}, sha256 {checkpoints.fingerprint(tensors)}"}
     parts = {"network": network, "data": data}
     identity = {f"{part}.{k}": v for part, values in parts.items() for k, v in dataclasses.asdict(values).items()}
     result = training.fit(
@@ -340,7 +462,7 @@ def train(
         make_data(data, where),
         run,
         run_dir=run_dir,
-        identity={"model": name, **identity},
+        identity={"model": name, **identity, **origin},
         device=device,
         minutes=minutes,
     )
@@ -353,6 +475,7 @@ def train(
             "training": dataclasses.asdict(run),
             "steps": result.steps_done,
             "seed": run.seed,
+            **origin,
             "device": describe_device(where),
             "wall_time_s": round(result.wall_time_s),
             "metrics": {

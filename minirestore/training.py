@@ -22,7 +22,7 @@ from minirestore.checkpoints import write_atomically
 from minirestore.config import progress_bar
 from minirestore.diffusion import BatchGenerator
 
-MakeBatch = Callable[[int, torch.Generator], dict[str, Tensor]]
+MakeBatch = Callable[..., dict[str, Tensor]]
 PRECISIONS = ("no", "bf16")
 DECAYS = ("cosine", "constant")
 STATE_FILE = "state.pt"
@@ -36,12 +36,17 @@ class TrainingConfig:
         steps: optimiser steps.
         batch_size: images per step, over all processes and accumulation steps together.
         learning_rate: peak of AdamW's, reached after ``warmup`` steps.
-        decay: what follows: ``cosine`` down to 0, or ``constant``.
+        hold: steps at the peak before the decay.
+        decay: what follows: ``cosine`` down to ``final_learning_rate``, or ``constant``.
         weight_decay, betas: AdamW's.
-        gradient_clip: largest norm of the gradient.
-        ema_decay: decay of the exponential moving average of the weights, warmed up; 0 switches it off.
+        gradient_clip: largest norm of the gradient; 0 switches clipping off.
+        ema_decay: decay of the exponential moving average of the weights; 0 switches it off.
+        ema_warmup: begin with a smaller decay, for short runs.
         precision: ``no`` (float32) or ``bf16`` (autocast).
         accumulation: backward passes per step; divides ``batch_size``.
+        patches, patch_batches, patch_steps, patch_cycles: patch-cycle learning (C2F-DFT): for ``patch_steps`` steps
+            each, crops of these sides in batches of these sizes, and again from the first; after so many cycles (0:
+            never) the last pair stays. Without patches ``batch_size`` and the data's crop hold throughout.
         seed: of batches and noise.
     """
 
@@ -56,6 +61,13 @@ class TrainingConfig:
     precision: str = "no"
     accumulation: int = 1
     decay: str = "cosine"
+    hold: int = 0
+    final_learning_rate: float = 0.0
+    ema_warmup: bool = True
+    patches: tuple[int, ...] = ()
+    patch_batches: tuple[int, ...] = ()
+    patch_steps: int = 1000
+    patch_cycles: int = 0
     seed: int = 0
 
     def __post_init__(self):
@@ -67,22 +79,48 @@ class TrainingConfig:
             raise ValueError(f"steps and accumulation: must be at least 1, got {self.steps} and {self.accumulation}")
         if self.batch_size < 1 or self.batch_size % self.accumulation:
             raise ValueError(f"batch_size: {self.batch_size} is not a positive multiple of {self.accumulation}")
-        if not 0 < self.learning_rate < math.inf or not self.gradient_clip > 0:
+        if not 0 < self.learning_rate < math.inf or not self.gradient_clip >= 0:
             got = f"{self.learning_rate} and {self.gradient_clip}"
-            raise ValueError(f"learning_rate and gradient_clip: must be positive, got {got}")
+            raise ValueError(f"learning_rate and gradient_clip: must be positive (clip: or 0), got {got}")
+        if not 0 <= self.final_learning_rate <= self.learning_rate or self.hold < 0:
+            got = f"{self.final_learning_rate} and {self.hold}"
+            raise ValueError(f"final_learning_rate and hold: expected 0 <= final <= peak and hold >= 0, got {got}")
+        self._check_patches()
         if self.warmup < 0 or not 0 <= self.ema_decay < 1:
             raise ValueError(f"warmup >= 0 and 0 <= ema_decay < 1: got {self.warmup} and {self.ema_decay}")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas: expected two numbers in [0, 1), got {self.betas}")
 
+    def _check_patches(self) -> None:
+        if len(self.patches) != len(self.patch_batches) or any(n < 1 for n in (*self.patches, *self.patch_batches)):
+            got = f"{self.patches} and {self.patch_batches}"
+            raise ValueError(f"patches and patch_batches: expected as many sides as batch sizes, all >= 1, got {got}")
+        if any(batch % self.accumulation for batch in self.patch_batches):
+            raise ValueError(f"patch_batches: {self.patch_batches} are not all multiples of {self.accumulation}")
+        if self.patch_steps < 1 or self.patch_cycles < 0:
+            got = f"{self.patch_steps} and {self.patch_cycles}"
+            raise ValueError(f"patch_steps >= 1 and patch_cycles >= 0: got {got}")
+
     def learning_rate_at(self, step: int) -> float:
-        """Linear warm-up, then half a cosine to 0 at ``steps``, or no change."""
+        """Warm-up, the peak for ``hold`` steps, then half a cosine to the final rate at ``steps``, or no change."""
         if step < self.warmup:
             return self.learning_rate * (step + 1) / self.warmup
-        if self.decay == "constant":
+        start = self.warmup + self.hold
+        if self.decay == "constant" or step < start:
             return self.learning_rate
-        progress = (step - self.warmup) / max(self.steps - self.warmup, 1)
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * min(progress, 1)))
+        progress = (step - start) / max(self.steps - start, 1)
+        fall = 0.5 * (1 + math.cos(math.pi * min(progress, 1)))
+        return self.final_learning_rate + (self.learning_rate - self.final_learning_rate) * fall
+
+    def patch_at(self, step: int) -> tuple[int | None, int]:
+        """Side and number of the crops of a step; the side is None where the data decide."""
+        if not self.patches:
+            return None, self.batch_size
+        number = step // self.patch_steps
+        if self.patch_cycles and number >= self.patch_cycles * len(self.patches):
+            number = -1
+        number %= len(self.patches)
+        return self.patches[number], self.patch_batches[number]
 
 
 @dataclass
@@ -144,7 +182,8 @@ def fit(
 
     Args:
         method: has ``training_losses(batch, generator, step) -> {"loss": ..., ...}``; frozen parameters stay.
-        make_batch: ``(batch_size, generator) -> batch`` for the whole batch; a pure function of its arguments.
+        make_batch: ``(batch_size, generator) -> batch`` for the whole batch, with a third argument, the side of the
+            crops, where ``config`` has patches; a pure function of its arguments.
         config: see `TrainingConfig`.
         run_dir: folder for the resumable state, written atomically; an unfinished run found there goes on.
         identity: what else makes this run what it is (network, data), by name; saved and compared on resuming.
@@ -161,8 +200,8 @@ def fit(
         raise ValueError(f"save_every >= 1 and minutes >= 0: got {save_every} and {minutes}")
     accelerator = _make_accelerator(config, resolve_device(device))
     shards = accelerator.num_processes * config.accumulation
-    if config.batch_size % shards:
-        raise ValueError(f"batch_size: {config.batch_size} is not a multiple of {shards} (processes x accumulation)")
+    if odd := [size for size in config.patch_batches or (config.batch_size,) if size % shards]:
+        raise ValueError(f"batch_size: {odd[0]} is not a multiple of {shards} (processes x accumulation)")
     method.to(accelerator.device).train()
     parameters = [p for p in method.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(parameters, config.learning_rate, config.betas, weight_decay=config.weight_decay)
@@ -231,14 +270,14 @@ def _time_is_up(accelerator, started: float, minutes: float | None) -> bool:
 
 
 def _make_ema(parameters: list[nn.Parameter], config: TrainingConfig):
-    """The moving average of the trained parameters; its decay grows as (1 + n) / (10 + n) up to ``ema_decay``."""
+    """The moving average of the trained parameters; with warm-up its decay grows as (1 + n) / (10 + n)."""
     if not config.ema_decay:
         return None
     from torch.optim.swa_utils import AveragedModel
 
     def average(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
         n = count.item()
-        decay = min(config.ema_decay, (1 + n) / (10 + n))
+        decay = min(config.ema_decay, (1 + n) / (10 + n)) if config.ema_warmup else config.ema_decay
         torch._foreach_lerp_(averaged, current, 1 - decay)
 
     return AveragedModel(nn.ParameterList(parameters), multi_avg_fn=average)
@@ -246,9 +285,10 @@ def _make_ema(parameters: list[nn.Parameter], config: TrainingConfig):
 
 def _step(accelerator, losses, parameters, optimiser, make_batch, config, step: int) -> dict[str, float]:
     """One optimiser step over all shards of the batch; returns the batch's mean losses."""
-    batch = make_batch(config.batch_size, BatchGenerator(config.seed, 2 * step))
+    crop, size = config.patch_at(step)
+    batch = make_batch(size, BatchGenerator(config.seed, 2 * step), *([] if crop is None else [crop]))
     shards = accelerator.num_processes * config.accumulation
-    rows = config.batch_size // shards
+    rows = size // shards
     sums: dict[str, Tensor] = {}
     for micro in range(config.accumulation):
         shard = micro * accelerator.num_processes + accelerator.process_index
@@ -265,7 +305,8 @@ def _step(accelerator, losses, parameters, optimiser, make_batch, config, step: 
         raise FloatingPointError(
             f"loss is not finite at step {step}: {means}; lower learning_rate or use precision='no'"
         )
-    accelerator.clip_grad_norm_(parameters, config.gradient_clip)
+    if config.gradient_clip:
+        accelerator.clip_grad_norm_(parameters, config.gradient_clip)
     optimiser.step()
     optimiser.zero_grad()
     return means
@@ -300,14 +341,30 @@ def _state(identity, method, optimiser, ema, history, wall_time_s) -> bytes:
     return buffer.getvalue()
 
 
+def last_weights(run_dir: str | Path) -> dict[str, Tensor]:
+    """The weights after the last saved step of a run, before averaging.
+
+    Raises:
+        FileNotFoundError: the folder holds no run. ValueError: its state is damaged.
+    """
+    path = Path(run_dir) / STATE_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"run_dir: {path} not found; name the folder of a training run")
+    return _read_state(path)["method"]
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    content = path.read_bytes()
+    if hashlib.sha256(content[64:]).hexdigest().encode() != content[:64]:
+        raise ValueError(f"run_dir: {path} is damaged (its sha256 differs); delete it to start again")
+    return torch.load(io.BytesIO(content[64:]), map_location="cpu", weights_only=True)
+
+
 def _load_state(path: Path, identity, method, optimiser, ema) -> tuple[dict[str, list[float]], float]:
     """Restore a saved run, if there is one; returns its history and the wall time spent on it."""
     if not path.is_file():
         return {}, 0.0
-    content = path.read_bytes()
-    if hashlib.sha256(content[64:]).hexdigest().encode() != content[:64]:
-        raise ValueError(f"run_dir: {path} is damaged (its sha256 differs); delete it to start again")
-    state = torch.load(io.BytesIO(content[64:]), map_location="cpu", weights_only=True)
+    state = _read_state(path)
     found = state["identity"]
     if differing := [k for k in {**identity, **found} if identity.get(k) != found.get(k)]:
         detail = ", ".join(f"{k} (asked {identity.get(k)}, saved {found.get(k)})" for k in differing)

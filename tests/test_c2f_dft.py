@@ -11,6 +11,7 @@ import torch
 from minirestore import diffusion
 from minirestore.networks import count_parameters
 from minirestore.papers import c2f_dft as paper
+from minirestore.papers.c2f_dft import config
 
 GOLDEN = Path(__file__).parent / "golden" / "c2f_dft"
 BY_RULE = {name: torch.from_numpy(np.asarray(value)) for name, value in np.load(GOLDEN / "by_rule.npz").items()}
@@ -200,7 +201,7 @@ def test_attention_rows_sum_to_one_and_do_not_depend_on_the_order_of_pixels():
 
 
 def test_dividing_by_the_inverse_temperature_is_multiplying():
-    a, b = (paper.DiffusionSelfAttention(8, 2, scale) for scale in paper.ATTENTION_SCALES)
+    a, b = (paper.DiffusionSelfAttention(8, 2, scale) for scale in config.ATTENTION_SCALES)
     b.load_state_dict(a.state_dict())
     a.temperature.data[:] = torch.tensor([2.0, 0.5])[:, None, None]
     b.temperature.data[:] = 1 / a.temperature.data
@@ -210,7 +211,7 @@ def test_dividing_by_the_inverse_temperature_is_multiplying():
     assert (a(x) - b(x)).abs().max() > 1e-4
 
 
-@pytest.mark.parametrize("where", paper.TIME_IN)
+@pytest.mark.parametrize("where", config.TIME_IN)
 def test_the_time_reaches_only_where_it_is_told(where):
     block = paper.DiffusionTransformerBlock(8, 1, paper.DFTConfig(time_in=where))
     x = torch.randn(1, 8, 4, 4, generator=torch.Generator().manual_seed(2))

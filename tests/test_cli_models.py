@@ -183,11 +183,11 @@ def test_train_stops_in_time_resumes_and_its_checkpoint_restores(capsys, photo, 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["train", "denoisr"], "known: denoiser, structure_guidance, features"),
+        (["train", "denoisr"], "known: denoiser, structure_guidance, c2f_dft, features"),
         (["train", "denoiser", "--set", "step=4"], "unknown setting 'step' for denoiser; known:"),
         (["train", "denoiser", "--set", "steps=4.5"], "steps: expected int"),
         (["train", "denoiser", "--profile", "full", "--device", "cpu"], "800 photographs in DIV2K_train_HR/"),
-        (["params", "denoisr"], "known: denoiser, structure_guidance, features"),
+        (["params", "denoisr"], "known: denoiser, structure_guidance, c2f_dft, features"),
     ],
 )
 def test_train_and_params_refuse(capsys, tmp_path, monkeypatch, words, message):

@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from minirestore import checkpoints, datasets, degradations, recipes, resources
+from minirestore import checkpoints, datasets, degradations, diffusion, recipes, resources
 from minirestore.denoiser import Denoiser, DenoiserConfig
 from minirestore.networks import count_parameters
 from minirestore.recipes import DataConfig
@@ -324,3 +324,45 @@ def test_every_plan_builds_and_its_card_can_be_written(name, profile):
     network, data, run = recipes.plan(recipe, profile)
     assert sum(resources.parameters_per_part(recipes.build(recipe, network, device="meta")).values()) > 0
     json.dumps([dataclasses.asdict(part) for part in (network, data, run)])
+
+
+def test_rain_falls_on_the_training_crops():
+    batch = recipes.make_data(DataConfig(images=2, image_size=48, crop=32, sigma=0.0, rain="light"))(
+        4, diffusion.BatchGenerator(0, 0)
+    )
+    difference = batch["degraded"] - batch["clean"]
+    assert difference.min() >= 0 and 0.05 < difference.max() <= 1  # light is added, never taken away
+    assert (difference.abs() < 1e-4).float().mean() > 0.2  # between the streaks nothing happens
+
+
+def test_mixup_blends_pairs_of_every_other_batch():
+    plain = DataConfig(images=6, image_size=48, crop=16, sigma=0.0, rain="light")
+    make, mix = recipes.make_data(plain), recipes.make_data(dataclasses.replace(plain, mixup=True))
+    mixed = 0
+    for step in range(40):
+        before, after = (draw(8, diffusion.BatchGenerator(0, step)) for draw in (make, mix))
+        if torch.equal(before["clean"], after["clean"]):
+            assert torch.equal(before["degraded"], after["degraded"])
+            continue
+        mixed += 1
+        # one weight and one permutation: least squares on the clean images predicts the degraded ones
+        x = before["clean"].flatten(1)
+        blend = torch.linalg.lstsq(x.T, after["clean"].flatten(1).T).solution.T  # (8, 8), rows of the blend
+        torch.testing.assert_close(
+            blend @ before["degraded"].flatten(1), after["degraded"].flatten(1), atol=2e-3, rtol=0
+        )
+        torch.testing.assert_close(blend.sum(1), torch.ones(8), atol=2e-3, rtol=0)
+    assert 10 <= mixed <= 30
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rain": "hail"}, "rain: expected a domain among light, heavy"),
+        ({"rain": "light", "blur": "linear", "sigma": 0.0}, "one degradation at a time"),
+        ({"rain": "light", "source": "pairs:x", "sigma": 0.0}, "pairs bring their own degradation"),
+    ],
+)
+def test_contradicting_degradations_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        DataConfig(**settings)

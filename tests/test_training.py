@@ -1,5 +1,7 @@
 """The training loop: a run is a pure function of its configuration, however it is cut up."""
 
+import dataclasses
+import itertools
 import json
 import os
 import signal
@@ -283,3 +285,87 @@ def test_cuda_asked_for_but_absent():
 def test_unknown_device():
     with pytest.raises(ValueError, match="device: expected auto"):
         training.resolve_device("gpu")
+
+
+# ---------------------------------------------------------------- schedules of crops and rates
+
+
+def test_the_rate_holds_then_falls_to_its_floor():
+    config = TrainingConfig(steps=100, warmup=10, hold=20, learning_rate=1.0, final_learning_rate=0.1)
+    rates = [config.learning_rate_at(step) for step in range(101)]
+    assert rates[9:31] == pytest.approx([1.0] * 22)
+    assert rates[65] == pytest.approx(0.55) and rates[100] == pytest.approx(0.1)
+    assert all(b < a for a, b in itertools.pairwise(rates[31:]))
+
+
+def test_patches_come_in_turn_and_the_last_stays():
+    config = TrainingConfig(patches=(8, 16), patch_batches=(8, 2), patch_steps=3, patch_cycles=2)
+    sides = [config.patch_at(step)[0] for step in range(15)]
+    assert sides == [8, 8, 8, 16, 16, 16] * 2 + [16] * 3
+    assert {side * side * count for side, count in map(config.patch_at, range(12))} == {512}  # pixels per step
+    endless = TrainingConfig(patches=(8, 16), patch_batches=(8, 2), patch_steps=3)
+    assert endless.patch_at(12) == (8, 8)
+    assert TrainingConfig(batch_size=5).patch_at(7) == (None, 5)
+
+
+def test_training_asks_for_the_patches_of_its_cycle():
+    asked = []
+
+    def make(batch_size, generator, crop):
+        asked.append((batch_size, crop))
+        return {"clean": torch.rand(batch_size, 3, crop, crop, generator=generator)}
+
+    config = TrainingConfig(steps=6, patches=(8, 16), patch_batches=(4, 2), patch_steps=2)
+    fit(Toy(), make, config, device="cpu")
+    assert asked == [(4, 8), (4, 8), (2, 16), (2, 16), (4, 8), (4, 8)]
+
+
+def test_patches_may_be_accumulated():
+    def make(batch_size, generator, crop=8):
+        return {"clean": torch.rand(batch_size, 3, crop, crop, generator=generator)}
+
+    whole = TrainingConfig(steps=4, learning_rate=1e-2, patches=(8, 16), patch_batches=(4, 2), patch_steps=2)
+    models = [Toy(), Toy()]
+    for model, accumulation in zip(models, (1, 2), strict=True):
+        fit(model, make, dataclasses.replace(whole, accumulation=accumulation), device="cpu")
+    torch.testing.assert_close(weights(models[0]), weights(models[1]), rtol=1e-4, atol=1e-6)
+
+
+def test_the_average_warms_up_unless_told_not_to():
+    first = weights(Toy())
+    moved = {}
+    for warm in (True, False):
+        config = TrainingConfig(
+            steps=40, batch_size=4, warmup=0, decay="constant", ema_decay=0.999, ema_warmup=warm, learning_rate=1e-2
+        )
+        model = Toy()
+        fit(model, make_batch, config, device="cpu")
+        moved[warm] = (weights(model) - first).abs().mean()
+    assert moved[False] < 0.2 * moved[True]  # an average that starts at its full length has hardly moved
+
+
+def test_gradient_clipping_is_off_at_zero(monkeypatch):
+    calls = []
+    accelerate = pytest.importorskip("accelerate")
+    monkeypatch.setattr(accelerate.Accelerator, "clip_grad_norm_", lambda self, p, norm: calls.append(norm))
+    for clip in (0.0, 2.0):
+        fit(Toy(), make_batch, TrainingConfig(steps=1, batch_size=4, gradient_clip=clip), device="cpu")
+    assert calls == [2.0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"hold": -1}, "final_learning_rate and hold"),
+        ({"gradient_clip": -1.0}, "learning_rate and gradient_clip"),
+        ({"final_learning_rate": 1.0, "learning_rate": 0.1}, "final_learning_rate and hold"),
+        ({"patches": (8,)}, "patches and patch_batches"),
+        ({"patches": (8,), "patch_batches": (0,)}, "patches and patch_batches"),
+        ({"patches": (8,), "patch_batches": (3,), "accumulation": 2}, "patch_batches"),
+        ({"patch_steps": 0}, "patch_steps >= 1"),
+        ({"patch_cycles": -1}, "patch_cycles >= 0"),
+    ],
+)
+def test_impossible_schedules_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        TrainingConfig(**settings)

@@ -52,13 +52,14 @@ from minirestore.degradations.pipelines import (
     random_kernel,
     second_order,
 )
-from minirestore.degradations.weather import RAIN_HEAVY, RAIN_LIGHT, Rain, rain
+from minirestore.degradations.weather import RAIN_DOMAINS, RAIN_HEAVY, RAIN_LIGHT, Rain, rain
 
 __all__ = [
     "BLUR_DOMAINS",
     "FIRST_ORDER_FACE",
     "FIRST_ORDER_GENERAL",
     "FIRST_ORDER_SMALL",
+    "RAIN_DOMAINS",
     "RAIN_HEAVY",
     "RAIN_LIGHT",
     "SECOND_ORDER_GENERAL",

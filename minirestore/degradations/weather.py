@@ -43,6 +43,7 @@ class Rain:
 
 RAIN_LIGHT = Rain()
 RAIN_HEAVY = Rain(streaks=25, angle=(0.35, 0.9), length=(12, 24), screen=True, veil=0.1)
+RAIN_DOMAINS = {"light": RAIN_LIGHT, "heavy": RAIN_HEAVY}
 
 
 def rain(

@@ -1,0 +1,74 @@
+"""Checkpoints of the released network (wlydlut/C2F-DFT): their parameter names, and how they load into ours."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from minirestore import checkpoints
+from minirestore.papers.c2f_dft.config import DFTConfig
+from minirestore.papers.c2f_dft.transformer import DFT
+
+# prefix of a released name -> ours; levels are numbered from 1 there and from 0 here
+RELEASED_STAGES = {
+    "patch_embed.proj.": "embed.",
+    "latent.": "latent.",
+    "output.": "output.",
+    **{f"encoder_level{i + 1}.": f"encoder.{i}." for i in range(3)},
+    **{f"decoder_level{i + 1}.": f"decoder.{i}." for i in range(3)},
+    **{f"down{i + 1}_{i + 2}.body.0.": f"down.{i}.conv." for i in range(3)},
+    **{f"up{i + 2}_{i + 1}.body.0.": f"up.{i}.conv." for i in range(3)},
+    **{f"reduce_chan_level{i + 1}.": f"reduce.{i}." for i in (1, 2)},
+}
+RELEASED_LAYERS = {
+    "norm1.body.": "norm1.",
+    "norm2.body.": "norm2.",
+    "attn.temperature": "attention.temperature",
+    "attn.qkv.": "attention.qkv.",
+    "attn.qkv_dwconv.": "attention.depthwise.",
+    "attn.project_out.": "attention.project.",
+    "ffn.project_in.": "feed_forward.expand.",
+    "ffn.project_out.": "feed_forward.project.",
+}
+
+
+def from_released_name(name: str) -> str:
+    """Our name of a parameter of the released network, or of one of its blocks alone.
+
+    Raises:
+        ValueError: there is no such parameter in the released network.
+    """
+    stage = next((key for key in RELEASED_STAGES if name.startswith(key)), "")
+    rest = name.removeprefix(stage)
+    number, _, inner = rest.partition(".") if rest[:1].isdigit() else ("", "", rest)
+    layer = next((key for key in RELEASED_LAYERS if inner.startswith(key)), None)
+    if layer is None and (not stage or number):
+        raise ValueError(f"name: {name!r} is no parameter of the released network")
+    ours = inner if layer is None else RELEASED_LAYERS[layer] + inner.removeprefix(layer)
+    return RELEASED_STAGES.get(stage, "") + (f"{number}." if number else "") + ours
+
+
+def load_official(path: str | Path, config: DFTConfig | None = None) -> DFT:
+    """The network with the weights of a released checkpoint (``.pth``), in evaluation mode.
+
+    The averaged weights (``params_ema``), which the released code evaluates, are taken; else ``params``, else the file
+    as a plain state dictionary.
+
+    Args:
+        path: a file written by ``torch.save``; only tensors are read from it.
+        config: the network's size; by default the published one, without biases where the file has none.
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: names or shapes do not fit.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"path: {path} not found; download the released checkpoint first")
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    released: Mapping[str, Tensor] = content.get("params_ema") or content.get("params") or content
+    weights = {from_released_name(name.removeprefix("module.")): value.float() for name, value in released.items()}
+    if config is None:
+        config = DFTConfig(norm="with_bias" if any(name.endswith("norm1.bias") for name in weights) else "bias_free")
+    network = DFT(config)
+    checkpoints.fill(network, weights, path)
+    return network
