@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from minirestore import claims, metrics, photos, scenes
+from minirestore.claims import shared
 from minirestore.claims.structure_guidance import common, generalisation, sampling, structure
 from minirestore.metrics.image import _gradient_energy
 
@@ -37,10 +38,10 @@ def test_all_listed_controls_are_arms():
 
 
 def test_the_crops_are_the_most_textured_ones():
-    for photo, numbers in common.TEXTURED.items():
+    for photo, numbers in shared.TEXTURED.items():
         energy = [float(_gradient_energy(crop[None].double()).sum()) for crop in photos.crops(photo)]
         assert set(numbers) == set(np.argsort(energy)[-len(numbers) :].tolist()), photo
-    assert set(common.TEXTURED) == set(photos.EVALUATION)
+    assert set(shared.TEXTURED) == set(photos.EVALUATION)
 
 
 def test_shifts_leave_the_psnr_of_the_linear_version():
@@ -61,10 +62,10 @@ def test_severities_and_radii_grow_the_blur_and_keep_everything_else():
 
 
 def test_another_photograph_is_another_one_under_the_same_blur_kind():
-    for name in common.crop_names("walk"):
+    for name in shared.crop_names("walk"):
         other = generalisation.other_photograph(name)
         assert other.split("/")[0] != name.split("/")[0]
-        assert other in common.crop_names("walk")
+        assert other in shared.crop_names("walk")
 
 
 # ---------------------------------------------------------------- arms
@@ -223,7 +224,7 @@ def test_a_model_without_its_card_is_saved_again(tmp_path):
     first = generalisation.trained_model(job).state_dict()
     (card,) = job.shared_dir.glob("*/structure_guidance.json")
     card.unlink()  # killed between the two files
-    common.load.cache_clear()
+    shared.load.cache_clear()
     again = generalisation.trained_model(job).state_dict()
     assert all(torch.equal(again[key], value) for key, value in first.items())
 
@@ -233,13 +234,13 @@ def test_a_changed_recipe_trains_anew(tmp_path, monkeypatch):
 
     job = rehearsed("sg.A2", "wide", tmp_path)
     settings = generalisation.training_settings(job.protocol, "wide", 0)
-    before = common.training_folder(job, settings)
-    assert before == common.training_folder(rehearsed("sg.A3", "medium", tmp_path), settings)
+    before = shared.training_folder(job, common.PAPER, settings)
+    assert before == shared.training_folder(rehearsed("sg.A3", "medium", tmp_path), common.PAPER, settings)
     changes, data, run = recipes.STRUCTURE_GUIDANCE.profiles["quick"]
     profiles = {"quick": (changes, data, dataclasses.replace(run, batch_size=4))}
     changed = dataclasses.replace(recipes.STRUCTURE_GUIDANCE, profiles=profiles)
-    monkeypatch.setitem(recipes.METHODS, "structure_guidance", changed)
-    assert common.training_folder(job, settings) != before
+    monkeypatch.setitem(recipes.MODELS, "structure_guidance", changed)
+    assert shared.training_folder(job, common.PAPER, settings) != before
 
 
 @pytest.mark.slow

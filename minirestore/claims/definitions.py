@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-PAPERS = ("structure_guidance",)  # module of this package that holds each paper's claims
+PAPERS = ("structure_guidance", "c2f_dft")  # module of this package that holds each paper's claims
 TIERS = ("cpu", "gpu", "full")
 DIRECTIONS = ("higher", "lower")
 FEWEST_SEEDS, HEADLINE_SEEDS = 3, 5

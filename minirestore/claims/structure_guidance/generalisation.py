@@ -4,21 +4,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from minirestore.claims.definitions import Job, Measured, Protocol, Row, claim
-from minirestore.claims.structure_guidance.common import (
+from minirestore.claims.shared import (
     CROPS,
-    PAPER,
     TEXTURED,
     conditions_of,
     crop_names,
     gain_of,
     load,
     mean_of,
-    pair,
     restore,
     seeds_of,
-    train,
-    training_folder,
+    trained_file,
 )
+from minirestore.claims.structure_guidance.common import PAPER, pair
 
 SHIFTS = ("walk", "walk_gamma", "disk", "rotation")
 SEVERITIES = ("x1.00", "x1.25", "x1.50", "x2.00")  # of the training domain's radius
@@ -78,11 +76,7 @@ def training_settings(protocol: Protocol, arm: str, seed: int) -> dict[str, Any]
 
 def trained_model(job: Job):
     """The model of the job's arm and seed, trained now unless it is there; `OutOfTime` when the time box ends first."""
-    settings = training_settings(job.protocol, job.arm, job.seed)
-    file = training_folder(job, settings) / f"{PAPER}.safetensors"
-    if not file.with_suffix(".json").is_file():  # the card is written last
-        train(job, settings)
-    return load(str(file), job.device)
+    return load(PAPER, str(trained_file(job, PAPER, training_settings(job.protocol, job.arm, job.seed))), job.device)
 
 
 def measure_trained(job: Job, images: Sequence[str]) -> Measured:

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from minirestore.claims.definitions import Job, Measured, Protocol, Row, claim
-from minirestore.claims.structure_guidance.common import CROPS, PAPER, crop_names, load, pair, restore, seeds_of
+from minirestore.claims.shared import CROPS, crop_names, load, restore, seeds_of
+from minirestore.claims.structure_guidance.common import PAPER, pair
 
 AVERAGED = (1, 2, 4, 8, 16)
 RADII = ("r1.5", "r2.0", "r2.5", "r3.0", "r3.5", "r4.0")  # RMS radius in pixels
@@ -49,7 +50,7 @@ def perception_distortion(job: Job, images: Sequence[str]) -> Measured:
     """Fidelity and detail of the shipped guided model under one sampler."""
     from minirestore import metrics
 
-    model, found = load(PAPER, job.device), {}
+    model, found = load(PAPER, PAPER, job.device), {}
     for name in images:
         x, y = pair(name, job.seed)
         restored = restore(model, y, name, job.seed, **job.protocol.settings["samplers"][job.arm])
@@ -73,7 +74,7 @@ def _samples(name: str, seed: int, count: int, steps: int, beta_end: float, devi
     import torch
 
     x, y = pair(name, seed)
-    model = load(PAPER, device)
+    model = load(PAPER, PAPER, device)
     many = [restore(model, y, name, seed + 100 * (i + 1), steps=steps, beta_end=beta_end) for i in range(count)]
     return x, torch.cat(many)
 

@@ -7,15 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from minirestore.claims.definitions import Job, Measured, Protocol, Row, claim
-from minirestore.claims.structure_guidance.common import (
-    CROPS,
-    PAPER,
-    blur_seed,
-    clean_crop,
-    crop_names,
-    seeds_of,
-    train,
-)
+from minirestore.claims.shared import CROPS, clean_crop, crop_names, crop_seed, seeds_of, train
+from minirestore.claims.structure_guidance.common import PAPER
 
 LEVELS = ("k=0", "k=1", "k=2", "k=3")
 KERNELS = ("linear", "walk", "disk")
@@ -80,7 +73,7 @@ def guidance_model(job: Job):
     s = job.protocol.settings
     settings = {"warm_start": s["steps"], "steps": s["steps"], "seed": job.seed, "images": s["images"]}
     if job.arm == "output":
-        return train(job, settings).cpu()
+        return train(job, PAPER, settings).cpu()
     recipe = recipes.find_recipe(PAPER)
     return recipes.build(recipe, recipes.plan(recipe, s["profile"], settings)[0])
 
@@ -185,7 +178,7 @@ def structure_similarity(job: Job, images: Sequence[str]) -> Measured:
     found = {}
     for name in images:
         x, domain = clean_crop(name), name.split("/")[2]
-        y = degradations.random_blur(x, blur_seed(name, job.seed), degradations.BLUR_DOMAINS[domain])
+        y = degradations.random_blur(x, crop_seed(name, job.seed), degradations.BLUR_DOMAINS[domain])
         a, b = _reduced(x, k), _reduced(y, k)
         guess = classifier.predict(spectral_features(b))[0]
         found[name] = {
