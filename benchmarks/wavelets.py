@@ -5,12 +5,9 @@
 Ratios above 1 mean that minirestore is faster. Milliseconds depend on the machine, ratios hardly do.
 """
 
-import statistics
-import time
-from collections.abc import Callable
-
 import ptwt
 import torch
+from timing import interleaved_medians
 from torch import Tensor
 
 from minirestore import wavelets
@@ -23,18 +20,6 @@ CASES = (
     ("db4 4x3x128x128", (4, 3, 128, 128), "db4", "symmetric", "symmetric", None),
     ("bior4.4 4x3x128x128", (4, 3, 128, 128), "bior4.4", "symmetric", "symmetric", None),
 )
-
-
-def interleaved_medians(functions: list[Callable[[], Tensor]], repeats: int = REPEATS) -> list[float]:
-    """Median seconds of each function; they take turns, so that all see the same load."""
-    seconds = [[] for _ in functions]
-    for repeat in range(repeats + 5):
-        for function, record in zip(functions, seconds, strict=True):
-            start = time.perf_counter()
-            function()
-            if repeat >= 5:  # warm-up
-                record.append(time.perf_counter() - start)
-    return [statistics.median(record) for record in seconds]
 
 
 def main() -> int:
@@ -53,7 +38,7 @@ def main() -> int:
 
         if not (torch.allclose(ours(), x, atol=1e-5) and torch.allclose(theirs(), x, atol=1e-5)):
             raise AssertionError(f"{name}: a round trip does not return the image")
-        first, second = interleaved_medians([ours, theirs])
+        first, second = interleaved_medians([ours, theirs], REPEATS)
         missed |= promised is not None and second / first < promised
         goal = f"  (promised {promised})" if promised else ""
         print(f"{name:22} {1e3 * first:9.3f} ms {1e3 * second:6.3f} ms {second / first:6.2f}{goal}")

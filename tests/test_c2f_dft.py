@@ -186,6 +186,20 @@ def test_four_calls_of_the_implicit_sampler_are_the_released_ones():
         torch.testing.assert_close(state, BY_RULE[f"sampler/x{number}"], rtol=0, atol=5e-5)
 
 
+@pytest.mark.parametrize("where", config.TIME_IN)
+@pytest.mark.parametrize("kind", config.NORMS)
+@pytest.mark.parametrize("position", config.TIME_POSITIONS)
+def test_every_variant_is_its_formula(monkeypatch, kind, where, position):
+    """Outputs and all gradients against the plain transcription that the benchmark is measured against."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    import c2f_dft as benchmark
+
+    for scale in config.ATTENTION_SCALES:
+        dft = benchmark.make_network(benchmark.small_network(kind, scale, where, position))
+        for batch in (2, 16):  # on both sides of the batch size that changes how pointwise convolutions run
+            benchmark.check_parity(dft, benchmark.make_inputs(batch, 16))
+
+
 # ---------------------------------------------------------------- properties
 
 
