@@ -41,6 +41,12 @@ checkpoints: environment
 	    --output runs/structure_guidance_unguided $(TRAIN)
 	$(BIN)/minirestore train structure_guidance --set objective=regression --set steps=12000 \
 	    --output runs/structure_guidance_regressor $(TRAIN)
+	$(BIN)/minirestore train c2f_dft --output runs/c2f_dft_coarse $(TRAIN)
+	$(BIN)/minirestore train c2f_dft --set stage=fine --start runs/c2f_dft_coarse/c2f_dft.safetensors \
+	    --output runs/c2f_dft $(TRAIN)
+	$(BIN)/minirestore train c2f_dft --set task=denoise --set steps=6000 --output runs/c2f_dft_denoise_coarse $(TRAIN)
+	$(BIN)/minirestore train c2f_dft --set task=denoise --set stage=fine --set steps=2000 \
+	    --start runs/c2f_dft_denoise_coarse/c2f_dft.safetensors --output runs/c2f_dft_denoise $(TRAIN)
 
 lock:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate \

@@ -250,7 +250,7 @@ C2F_DFT = Recipe(
         ({"stage": "coarse"}, {"full": _PUBLISHED_COARSE}),
         ({"stage": "regression"}, {"full": _PUBLISHED_COARSE}),
         ({"stage": "fine"}, {"quick": {"steps": 60, "learning_rate": 5e-4}, "full": _PUBLISHED_FINE,
-                             "reduced": {"steps": 4000, "learning_rate": 5e-4}}),
+                             "reduced": {"steps": 2400, "learning_rate": 5e-4}}),
         ({"task": "derain"}, {"full": _DERAIN_PATCHES}),
         ({"task": "derain", "stage": "coarse"}, {"full": {"patch_batches": (720, 192, 48), "batch_size": 720}}),
         ({"task": "derain", "stage": "fine"}, {"full": {"patch_batches": (192, 48, 12), "batch_size": 192,
