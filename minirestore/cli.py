@@ -277,7 +277,9 @@ def add_train(commands: argparse._SubParsersAction) -> None:
         "  minirestore train denoiser --profile quick\n"
         "  minirestore train denoiser --profile reduced --minutes 10\n"
         "  minirestore train denoiser --profile reduced --set objective=regression --set seed=1\n"
-        "  minirestore train c2f_dft --set stage=fine --start runs/coarse/c2f_dft.safetensors\n",
+        "  minirestore train c2f_dft --set task=deblur --output runs/coarse\n"
+        "  minirestore train c2f_dft --set task=deblur --set stage=fine --start runs/coarse/c2f_dft.safetensors \\\n"
+        "      --output runs/fine\n",
     )
     parser.add_argument("model", metavar="METHOD", help="a method, or features")
     parser.add_argument("--profile", default="reduced", choices=config.PROFILES, help="default: reduced")

@@ -48,7 +48,7 @@ def missing(source: str, count: int) -> list[str]:
     if found >= count:
         return []
     kind, _, name = source.partition(":")
-    what = "photographs" if kind == "folder" else "pairs blur/NAME, sharp/NAME"
+    what = "photographs" if kind == "folder" else "pairs blur/NAME (degraded), sharp/NAME (clean)"
     return [f"{count} {what} in {name}/ of the datasets directory (found {found}); set MINIRESTORE_DATASETS"]
 
 

@@ -5,7 +5,7 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,14 @@ from torch import Tensor, nn
 from minirestore import checkpoints, config, datasets, degradations, diffusion, images, resources, training
 from minirestore.denoiser import Denoiser, DenoiserConfig
 from minirestore.features import FeatureEncoder, FeatureEncoderConfig
-from minirestore.papers.c2f_dft import C2FDFT, C2FDFTConfig
+from minirestore.papers.c2f_dft import C2FDFT, C2FDFTConfig, DFTConfig
 from minirestore.papers.structure_guidance import StructureGuidance, StructureGuidanceConfig
+from minirestore.scenes.pool import AUGMENTATIONS
 from minirestore.training import FitResult, MakeBatch, TrainingConfig
 
 NOISE_SIGMA = 25.0
 MIXUP_BETA = 1.2
+LARGEST_ON_DEVICE = 8 * 2**30  # bytes; a larger pool of photographs stays in the CPU's memory
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class DataConfig:
         sigma: standard deviation of the added noise, in units of 1/255; 0 adds none.
         blur: name of a domain of ``degradations.BLUR_DOMAINS``, which brings its own noise (then sigma must be 0).
         rain: name of a domain of ``degradations.RAIN_DOMAINS``, before any noise.
+        augment: ``eightfold`` or ``flip``, see ``scenes.CropPool.sample``.
         mixup: with probability 1/2, blend every pair with another of its batch, with one weight from Beta(1.2, 1.2).
         seed: seed of the pool.
     """
@@ -50,6 +53,7 @@ class DataConfig:
     sigma: float = NOISE_SIGMA
     blur: str = ""
     rain: str = ""
+    augment: str = "eightfold"
     mixup: bool = False
     seed: int = 0
 
@@ -60,6 +64,8 @@ class DataConfig:
         if self.blur and self.blur not in degradations.BLUR_DOMAINS:
             known = ", ".join(degradations.BLUR_DOMAINS)
             raise ValueError(f"blur: expected a domain among {known}, or nothing, got {self.blur!r}")
+        if self.augment not in AUGMENTATIONS:
+            raise ValueError(f"augment: expected one of {', '.join(AUGMENTATIONS)}, got {self.augment!r}")
         if self.source.startswith("pairs:") and (self.blur or self.rain or self.sigma):
             raise ValueError("blur, rain, sigma: pairs bring their own degradation; leave them empty and sigma 0")
         if self.blur and self.rain:
@@ -78,9 +84,11 @@ class Recipe:
         notebooks: numbers of the notebooks that train it.
         module, config: the class and its default configuration.
         profiles: per profile, what differs from the default configuration, the data, and the training run.
+        trainings: settings of each training that its notebooks do at the larger profiles.
+        kept: settings of the network that a training shares with the one it starts from.
         implied: settings that come along with others: where all of the first dictionary hold, those that the second
             has for the profile. Later entries count more, and what is asked for by name most.
-        checkpoints: names of the shipped checkpoints, the default first; its notebook trains as many networks.
+        checkpoints: names of the shipped checkpoints, the default first.
     """
 
     name: str
@@ -91,6 +99,8 @@ class Recipe:
     config: Any
     profiles: Mapping[str, tuple[Mapping[str, Any], DataConfig, TrainingConfig]]
     checkpoints: tuple[str, ...]
+    trainings: tuple[Mapping[str, Any], ...] = ({},)
+    kept: tuple[str, ...] = ()
     implied: tuple[tuple[Mapping[str, Any], Mapping[str, Mapping[str, Any]]], ...] = ()
 
     @property
@@ -106,6 +116,7 @@ DENOISER = Recipe(
     scale=1,
     notebooks=("05",),
     checkpoints=("denoiser", "denoiser_regressor"),
+    trainings=({}, {"objective": "regression"}),
     module=Denoiser,
     config=DenoiserConfig(),
     profiles={
@@ -170,6 +181,7 @@ STRUCTURE_GUIDANCE = Recipe(
     scale=1,
     notebooks=("07", "08"),
     checkpoints=("structure_guidance", "structure_guidance_unguided", "structure_guidance_regressor"),
+    trainings=({}, {"guided": False}, {"objective": "regression"}),
     module=StructureGuidance,
     config=StructureGuidanceConfig(),
     profiles={
@@ -207,7 +219,6 @@ _PUBLISHED_COARSE = {
     "patch_cycles": 9,
     "crop": 256,
     "image_size": 512,
-    "batch_size": 192,
 }
 _PUBLISHED_FINE = {
     **_PUBLISHED_COARSE,
@@ -218,9 +229,7 @@ _PUBLISHED_FINE = {
     "patch_steps": 5000,
     "patch_batches": (48, 12, 2),
     "patch_cycles": 6,
-    "batch_size": 48,
 }
-_DERAIN_PATCHES = {"patches": (32, 64, 128), "crop": 128, "image_size": 256}
 _TINY = {"dim": 16, "blocks": (1, 1, 1, 1), "output_scale": 0.01, "checkpointing": False}
 _SECONDS = TrainingConfig(steps=200, batch_size=8, learning_rate=1e-3, warmup=20, ema_decay=0.99)
 C2F_DFT = Recipe(
@@ -229,6 +238,8 @@ C2F_DFT = Recipe(
     scale=1,
     notebooks=("09", "10"),
     checkpoints=("c2f_dft", "c2f_dft_coarse", "c2f_dft_denoise"),
+    trainings=tuple({"task": t, "stage": s} for t in ("derain", "denoise") for s in ("coarse", "fine")),
+    kept=tuple(f.name for f in dataclasses.fields(DFTConfig)),
     module=C2FDFT,
     config=C2FDFTConfig(),
     profiles={
@@ -240,34 +251,33 @@ C2F_DFT = Recipe(
         ),
         "full": (
             {},
-            DataConfig("pairs:Rain13K/train", images=13_711, sigma=0.0),
+            DataConfig("pairs:Rain13K/train", images=13_711, sigma=0.0, augment="flip"),
             TrainingConfig(
                 warmup=0, betas=(0.9, 0.999), weight_decay=1e-4, gradient_clip=0.0, ema_decay=0.999, ema_warmup=False,
             ),
         ),
     },
     implied=(
-        ({"stage": "coarse"}, {"full": _PUBLISHED_COARSE}),
-        ({"stage": "regression"}, {"full": _PUBLISHED_COARSE}),
+        ({}, {"full": _PUBLISHED_COARSE}),  # the regression control has the coarse stage's training
         ({"stage": "fine"}, {"quick": {"steps": 60, "learning_rate": 5e-4}, "full": _PUBLISHED_FINE,
                              "reduced": {"steps": 2400, "learning_rate": 5e-4}}),
-        ({"task": "derain"}, {"full": _DERAIN_PATCHES}),
-        ({"task": "derain", "stage": "coarse"}, {"full": {"patch_batches": (720, 192, 48), "batch_size": 720}}),
-        ({"task": "derain", "stage": "fine"}, {"full": {"patch_batches": (192, 48, 12), "batch_size": 192,
-                                                        "learning_rate": 1e-5, "final_learning_rate": 1e-7}}),
+        ({"task": "derain"}, {"full": {"patches": (32, 64, 128), "patch_batches": (720, 192, 48), "crop": 128,
+                                       "image_size": 256}}),
+        ({"task": "derain", "stage": "fine"}, {"full": {"patch_batches": (192, 48, 12), "learning_rate": 1e-5,
+                                                        "final_learning_rate": 1e-7}}),
         ({"task": "denoise"}, {"quick": {"norm": "bias_free", "rain": "", "sigma": NOISE_SIGMA},
                                "reduced": {"norm": "bias_free", "rain": "", "sigma": NOISE_SIGMA},
                                "full": {"norm": "bias_free", "source": "pairs:SIDD/train", "images": 30_608,
                                         "mixup": True}}),
         ({"task": "deblur"}, {"quick": {"rain": "", "blur": "linear"}, "reduced": {"rain": "", "blur": "linear"},
-                              "full": {"source": "pairs:GoPro/train", "images": 2103, "mixup": True}}),
-        ({"task": "deblur", "stage": "coarse"}, {"full": {"steps": 330_000}}),
+                              "full": {"source": "pairs:GoPro/train", "images": 2103, "image_size": 720,
+                                       "mixup": True, "steps": 330_000}}),
         ({"task": "deblur", "stage": "fine"}, {"full": {"steps": 30_000, "patch_cycles": 2}}),
     ),
 )  # fmt: skip
 
-METHODS: dict[str, Recipe] = {"denoiser": DENOISER, "structure_guidance": STRUCTURE_GUIDANCE}
-MODELS: dict[str, Recipe] = {**METHODS, "c2f_dft": C2F_DFT, "features": FEATURES}
+METHODS: dict[str, Recipe] = {"denoiser": DENOISER, "structure_guidance": STRUCTURE_GUIDANCE, "c2f_dft": C2F_DFT}
+MODELS: dict[str, Recipe] = {**METHODS, "features": FEATURES}
 
 
 def find_recipe(name: str, among: Mapping[str, Recipe] | None = None) -> Recipe:
@@ -283,7 +293,11 @@ def plan(
 ) -> tuple[Any, DataConfig, TrainingConfig]:
     """Network, data and training configuration of a profile, with ``settings`` applied to whichever has the name.
 
-    ``seed`` is the training seed. Raises ValueError for an unknown name, listing the right ones.
+    ``seed`` is the training seed.
+
+    Raises:
+        ValueError: an unknown name (the right ones are listed) or an impossible value; ``batch_size`` where the plan
+            has patches, whose own batch sizes would be used in its place.
     """
     changes, data, run = recipe.profiles[config.check_profile(profile)]
     parts = [dataclasses.replace(recipe.config, **changes), run, data]
@@ -298,6 +312,8 @@ def plan(
             raise ValueError(f"unknown setting {name!r} for {recipe.name}; known: {', '.join(sorted(known))}")
         chosen[known[name]][name] = value
     network, run, data = (config.override(part, new) for part, new in zip(parts, chosen, strict=True))
+    if "batch_size" in asked and run.patches:
+        raise ValueError(f"batch_size: each size of crop has its own here; set patch_batches, now {run.patch_batches}")
     return network, data, run
 
 
@@ -306,26 +322,23 @@ def dry_run(notebook: str, values: Mapping[str, Any]) -> tuple[list[str], list[s
 
     Args:
         notebook: its number, such as ``05``.
-        values: the notebook's parameters; ``profile`` chooses the plan, and those that name a setting of it apply.
+        values: the notebook's parameters; ``profile`` chooses the plan, and those that name a setting of it apply. A
+            parameter ``STAGE_steps`` holds for the trainings of that stage.
     """
     lines, missing = [], []
     for recipe in (r for r in METHODS.values() if notebook in r.notebooks):
-        known = {f.name for part in plan(recipe, values["profile"]) for f in dataclasses.fields(part)}
-        network, data, run = plan(recipe, values["profile"], {k: v for k, v in values.items() if k in known})
-        with torch.device("meta"):
-            batch = {k: torch.empty(run.batch_size, 3, data.crop, data.crop) for k in ("clean", "degraded")}
-        method = build(recipe, network, device="meta")
-        needs = resources.training_needs(method, batch, ema=run.ema_decay > 0, step=run.steps)
-        lacking = missing_data(data)
-        origin = "photographs" if data.source.startswith(datasets.KINDS) else "procedural, made in memory"
-        quick = values["profile"] == "quick"
-        networks = 1 if quick else len(recipe.checkpoints)
-        lines += [
-            f"{recipe.name} at profile {values['profile']}",
-            f"training    {networks} x {run.steps:,} steps of {run.batch_size} crops of {data.crop} px",
-            *needs.lines(networks * run.steps),
-            f"data        {data.source} ({origin}): {'missing' if lacking else 'present'}",
-        ]
+        quick, lacking = values["profile"] == "quick", []
+        chosen = recipe.trainings[:1] if quick else recipe.trainings
+        for (needs, data, run), names in _trainings(recipe, values, chosen).items():
+            crops = ", ".join(f"{n} crops of {side or data.crop} px" for side, n in run.batches)
+            absent = missing_data(data)
+            lacking += [item for item in absent if item not in lacking]
+            lines += [
+                f"{' and '.join(names)} at profile {values['profile']}",
+                f"training    {len(names)} x {run.steps:,} steps of {crops}{' in turn' if run.patches else ''}",
+                *needs.lines(len(names) * run.steps),
+                f"data        {_pool_in_words(data)}: {'missing' if absent else 'present'}",
+            ]
         if quick:  # trained for seconds to show the loop; the results come from what is shipped
             absent = [c for c in recipe.checkpoints if not checkpoints.checkpoint_path(c).is_file()]
             lines += [f"weights     {c}: {'missing' if c in absent else 'present'}" for c in recipe.checkpoints]
@@ -338,7 +351,50 @@ def dry_run(notebook: str, values: Mapping[str, Any]) -> tuple[list[str], list[s
     return lines, missing
 
 
+def _trainings(
+    recipe: Recipe, values: Mapping[str, Any], chosen: Sequence[Mapping[str, Any]]
+) -> dict[tuple[resources.TrainingNeeds, DataConfig, TrainingConfig], list[str]]:
+    """Needs, data and training of each of the chosen trainings, with the names of those that have them in common."""
+    found: dict[tuple[resources.TrainingNeeds, DataConfig, TrainingConfig], list[str]] = {}
+    known = {f.name for part in plan(recipe, values["profile"]) for f in dataclasses.fields(part)}
+    for settings in chosen:
+        asked = {k: v for k, v in values.items() if k in known} | settings
+        if (steps := values.get(f"{settings.get('stage')}_steps")) is not None:
+            asked["steps"] = steps
+        network, data, run = plan(recipe, values["profile"], asked)
+        name = " ".join([recipe.name, *(f"{k}={v}" for k, v in settings.items())])
+        found.setdefault((_needs(recipe, network, data, run), data, run), []).append(name)
+    return found
+
+
+def _needs(recipe: Recipe, network: Any, data: DataConfig, run: TrainingConfig) -> resources.TrainingNeeds:
+    """Needs of the largest batch; where the forward pass is repeated call by call, one call's tensors are added."""
+    side, count = max(((s or data.crop, n) for s, n in run.batches), key=lambda batch: batch[0] ** 2 * batch[1])
+    with torch.device("meta"):
+        batch = {k: torch.empty(count, 3, side, side) for k in ("clean", "degraded")}
+
+    def measure(config: Any) -> resources.TrainingNeeds:
+        return resources.training_needs(build(recipe, config, device="meta"), batch, run.ema_decay > 0, run.steps)
+
+    needs = measure(network)
+    if not getattr(network, "checkpointing", False):
+        return needs
+    plain = measure(dataclasses.replace(network, checkpointing=False))
+    if plain.activation_bytes == needs.activation_bytes:
+        return needs
+    kept = needs.activation_bytes + plain.activation_bytes // network.sampling_steps
+    return dataclasses.replace(needs, activation_bytes=kept, flops_per_step=plain.flops_per_step * 4 // 3)
+
+
 # ---------------------------------------------------------------- data
+
+
+def _pool_in_words(data: DataConfig) -> str:
+    """Source, kind and memory of the pool that `make_data` keeps."""
+    channels = {"pairs": 6, "scenes": 4}.get(data.source.partition(":")[0], 3)
+    size = data.images * channels * data.image_size**2 / 2**30
+    kind = "photographs" if data.source.startswith(datasets.KINDS) else "procedural"
+    return f"{data.source} ({data.images:,} {kind}, {data.image_size} px, {size:.3g} GiB in memory)"
 
 
 def missing_data(data: DataConfig) -> list[str]:
@@ -363,20 +419,21 @@ def make_data(data: DataConfig, device: str | torch.device = "cpu") -> MakeBatch
             data.images, data.image_size, data.seed, device=device, depth_of_field=data.depth_of_field
         )
     elif data.source.startswith(datasets.KINDS):
-        pool = scenes.CropPool(datasets.centre_crops(data.source, data.images, data.image_size).to(device))
+        photographs = datasets.centre_crops(data.source, data.images, data.image_size)
+        pool = scenes.CropPool(photographs.to("cpu" if photographs.nbytes > LARGEST_ON_DEVICE else device))
     else:
         raise ValueError(f"source: expected dead_leaves, scenes, folder:NAME or pairs:NAME, got {data.source!r}")
     blur, rain = degradations.BLUR_DOMAINS.get(data.blur), degradations.RAIN_DOMAINS.get(data.rain)
 
-    def degrade(clean: Tensor, generator: torch.Generator) -> Tensor:
+    def degrade(degraded: Tensor, generator: torch.Generator) -> Tensor:
         if blur is not None:
-            return degradations.random_blur(clean, generator, blur)
+            degraded = degradations.random_blur(degraded, generator, blur)
         if rain is not None:
-            clean = degradations.rain(clean, generator, rain)
-        return degradations.gaussian_noise(clean, data.sigma, generator) if data.sigma or rain is None else clean
+            degraded = degradations.rain(degraded, generator, rain)
+        return degradations.gaussian_noise(degraded, data.sigma, generator) if data.sigma else degraded
 
     def make_batch(batch_size: int, generator: torch.Generator, crop: int = data.crop) -> dict[str, Tensor]:
-        crops = pool.sample(batch_size, crop, generator)
+        crops = pool.sample(batch_size, crop, generator, data.augment)
         clean = crops[:, :3]
         degraded = crops[:, 3:] if data.source.startswith("pairs:") else degrade(clean, generator)
         return _mixed(clean, degraded, generator) if data.mixup else {"clean": clean, "degraded": degraded}
@@ -386,12 +443,13 @@ def make_data(data: DataConfig, device: str | torch.device = "cpu") -> MakeBatch
 
 def _mixed(clean: Tensor, degraded: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
     """Mixup of pairs, applied to every other batch (C2F-DFT, released code): one weight and permutation for both."""
-    apply = torch.rand((), generator=generator).item() < 0.5
+    pair = {"clean": clean, "degraded": degraded}
+    if torch.rand((), generator=generator).item() >= 0.5:
+        return pair
     seed = int(torch.randint(2**31, (), generator=generator))
-    weight = np.random.default_rng(seed).beta(MIXUP_BETA, MIXUP_BETA) if apply else 1.0
+    weight = np.random.default_rng(seed).beta(MIXUP_BETA, MIXUP_BETA)
     other = torch.randperm(len(clean), generator=generator).to(clean.device)
-    blend = {"clean": clean, "degraded": degraded}
-    return {name: weight * x + (1 - weight) * x[other] for name, x in blend.items()} if apply else blend
+    return {name: weight * x + (1 - weight) * x[other] for name, x in pair.items()}
 
 
 def _labelled_scenes(data: DataConfig, device: str | torch.device) -> MakeBatch:
@@ -405,7 +463,7 @@ def _labelled_scenes(data: DataConfig, device: str | torch.device) -> MakeBatch:
     both = scenes.CropPool(torch.cat([clean, labels], dim=1))
 
     def make_batch(batch_size: int, generator: torch.Generator) -> dict[str, Tensor]:
-        crops = both.sample(batch_size, data.crop, generator)
+        crops = both.sample(batch_size, data.crop, generator, data.augment)
         return {"clean": crops[:, :3], "labels": (crops[:, 3:] * 255).round().long()}
 
     return make_batch
@@ -439,10 +497,12 @@ def train(
         name, profile, settings: see `plan`.
         run_dir: folder of the run. device, minutes: see `training.fit`.
         start: what to start from instead of random weights: a checkpoint (a name or a .safetensors file), which holds
-            averaged weights, or the folder of a finished run, which stands for its last, not averaged ones.
+            averaged weights, or the folder of a finished run, which stands for its last, not averaged ones. The moving
+            average starts there, too.
 
     Raises:
-        ValueError, FileNotFoundError: as in `plan`, `training.fit`, `checkpoints.load` and `checkpoints.fill`.
+        ValueError, FileNotFoundError: as in `plan`, `training.fit`, `checkpoints.load` and `checkpoints.fill`; also if
+            ``start`` is a network with other settings than this one, among those that a training keeps.
     """
     recipe = find_recipe(name, MODELS)
     network, data, run = plan(recipe, profile, settings)
@@ -451,7 +511,11 @@ def train(
     origin = {}
     if start is not None:
         raw = Path(start).is_dir()
-        tensors = training.last_weights(start) if raw else checkpoints.load(start)[0]
+        if raw:
+            tensors, card = training.last_weights(start), checkpoints.read_card(Path(start) / f"{name}.safetensors")
+        else:
+            tensors, card = checkpoints.load(start)
+        _check_start(recipe, network, card, start)
         checkpoints.fill(module, tensors, start)
         kind = "last weights" if raw else "averaged weights"
         origin = {"start": f"{kind}, sha256 {checkpoints.fingerprint(tensors)}"}
@@ -484,6 +548,16 @@ def train(
         }
         checkpoints.save(str(Path(run_dir) / f"{name}.safetensors"), module, card)
     return module, result
+
+
+def _check_start(recipe: Recipe, network: Any, card: Mapping[str, Any], start: str | Path) -> None:
+    """Raise ValueError if ``network`` differs from that of ``start``, by its card, in what a training keeps."""
+    if card["method"] != recipe.name:
+        raise ValueError(f"start: {start} holds {card['method']!r}, not {recipe.name!r}; name another one")
+    before = config.override(recipe.config, card["config"])
+    for field in recipe.kept:
+        if (asked := getattr(network, field)) != (found := getattr(before, field)):
+            raise ValueError(f"start: {start} has {field} = {found}, and {asked} is asked for; set {field}={found}")
 
 
 def describe_device(device: torch.device) -> str:

@@ -16,24 +16,24 @@ class TrainingNeeds:
     """Needs of one training run.
 
     Attributes:
-        parts: parameters per part of the method.
+        parts: names of the method's parts, each with its parameters.
         state_bytes: weights, gradients, two Adam moments and the moving average, float32.
         activation_bytes: tensors kept for the backward pass of one batch, in the types the meta device reports.
         flops_per_step: forward and backward (taken as twice the forward) of one batch, a multiply-add as two.
     """
 
-    parts: dict[str, int]
+    parts: tuple[tuple[str, int], ...]
     state_bytes: int
     activation_bytes: int
     flops_per_step: int
 
     def lines(self, steps: int) -> list[str]:
         """The needs of ``steps`` optimiser steps in words, one fact per line."""
-        width = max(map(len, self.parts))
-        total = sum(self.parts.values())
+        width = max(len(name) for name, _ in self.parts)
+        total = sum(count for _, count in self.parts)
         seconds = {where: self.flops_per_step * steps / rate for where, rate in SUSTAINED_FLOPS.items()}
         return [
-            *(f"parameters  {name:<{width}}  {count:>13,}" for name, count in self.parts.items()),
+            *(f"parameters  {name:<{width}}  {count:>13,}" for name, count in self.parts),
             f"parameters  {'total':<{width}}  {total:>13,}",
             f"memory      {self.state_bytes / 2**30:.3g} GiB weights, gradients, optimiser and average (float32)",
             f"memory      {self.activation_bytes / 2**30:.3g} GiB activations of a batch (float32; half with bf16)",
@@ -78,4 +78,6 @@ def training_needs(method: nn.Module, batch: dict[str, Tensor], ema: bool = True
     trained = sum(p.numel() for p in method.parameters() if p.requires_grad)
     frozen = count_parameters(method) - trained
     state = 4 * (trained * (5 if ema else 4) + frozen)
-    return TrainingNeeds(parameters_per_part(method), state, sum(kept.values()), 3 * counter.get_total_flops())
+    return TrainingNeeds(
+        tuple(parameters_per_part(method).items()), state, sum(kept.values()), 3 * counter.get_total_flops()
+    )

@@ -46,7 +46,7 @@ class TrainingConfig:
         accumulation: backward passes per step; divides ``batch_size``.
         patches, patch_batches, patch_steps, patch_cycles: patch-cycle learning (C2F-DFT): for ``patch_steps`` steps
             each, crops of these sides in batches of these sizes, and again from the first; after so many cycles (0:
-            never) the last pair stays. Without patches ``batch_size`` and the data's crop hold throughout.
+            never) the last pair stays. ``batch_size`` and the data's crop hold without patches alone.
         seed: of batches and noise.
     """
 
@@ -91,6 +91,11 @@ class TrainingConfig:
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas: expected two numbers in [0, 1), got {self.betas}")
 
+    @property
+    def batches(self) -> tuple[tuple[int | None, int], ...]:
+        """Side and number of the crops of every kind of step; the side is None where the data decide."""
+        return tuple(zip(self.patches, self.patch_batches, strict=True)) or ((None, self.batch_size),)
+
     def _check_patches(self) -> None:
         if len(self.patches) != len(self.patch_batches) or any(n < 1 for n in (*self.patches, *self.patch_batches)):
             got = f"{self.patches} and {self.patch_batches}"
@@ -113,14 +118,11 @@ class TrainingConfig:
         return self.final_learning_rate + (self.learning_rate - self.final_learning_rate) * fall
 
     def patch_at(self, step: int) -> tuple[int | None, int]:
-        """Side and number of the crops of a step; the side is None where the data decide."""
-        if not self.patches:
-            return None, self.batch_size
+        """Side and number of the crops of a step, one of ``batches``."""
         number = step // self.patch_steps
-        if self.patch_cycles and number >= self.patch_cycles * len(self.patches):
+        if self.patch_cycles and number >= self.patch_cycles * len(self.batches):
             number = -1
-        number %= len(self.patches)
-        return self.patches[number], self.patch_batches[number]
+        return self.batches[number % len(self.batches)]
 
 
 @dataclass
@@ -180,6 +182,8 @@ def fit(
 ) -> FitResult:
     """Train ``method`` in place; at the end it holds the averaged weights (EMA) and is in evaluation mode.
 
+    Weights and average both begin at the weights that ``method`` has.
+
     Args:
         method: has ``training_losses(batch, generator, step) -> {"loss": ..., ...}``; frozen parameters stay.
         make_batch: ``(batch_size, generator) -> batch`` for the whole batch, with a third argument, the side of the
@@ -200,8 +204,9 @@ def fit(
         raise ValueError(f"save_every >= 1 and minutes >= 0: got {save_every} and {minutes}")
     accelerator = _make_accelerator(config, resolve_device(device))
     shards = accelerator.num_processes * config.accumulation
-    if odd := [size for size in config.patch_batches or (config.batch_size,) if size % shards]:
-        raise ValueError(f"batch_size: {odd[0]} is not a multiple of {shards} (processes x accumulation)")
+    if odd := [size for _, size in config.batches if size % shards]:
+        name = "patch_batches" if config.patches else "batch_size"
+        raise ValueError(f"{name}: {odd[0]} is not a multiple of {shards} (processes x accumulation)")
     method.to(accelerator.device).train()
     parameters = [p for p in method.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(parameters, config.learning_rate, config.betas, weight_decay=config.weight_decay)
@@ -342,15 +347,19 @@ def _state(identity, method, optimiser, ema, history, wall_time_s) -> bytes:
 
 
 def last_weights(run_dir: str | Path) -> dict[str, Tensor]:
-    """The weights after the last saved step of a run, before averaging.
+    """The weights after the last step of a finished run, before averaging.
 
     Raises:
-        FileNotFoundError: the folder holds no run. ValueError: its state is damaged.
+        FileNotFoundError: the folder holds no run. ValueError: its state is damaged, or the run is not finished.
     """
     path = Path(run_dir) / STATE_FILE
     if not path.is_file():
         raise FileNotFoundError(f"run_dir: {path} not found; name the folder of a training run")
-    return _read_state(path)["method"]
+    state = _read_state(path)
+    done, steps = len(state["history"].get("loss", ())), state["identity"]["steps"]
+    if done < steps:
+        raise ValueError(f"run_dir: {run_dir} holds {done} of {steps} steps; finish that training first")
+    return state["method"]
 
 
 def _read_state(path: Path) -> dict[str, Any]:

@@ -255,14 +255,32 @@ def test_a_released_checkpoint_loads_by_its_own_names(tmp_path, layout):
     if layout == "params_ema":
         stored["params"] = {name: value + 1 for name, value in weights.items()}
     torch.save(stored, tmp_path / "net.pth")
-    loaded = paper.load_official(tmp_path / "net.pth", paper.DFTConfig(norm="bias_free", **TINY))
+    loaded = paper.load_official(tmp_path / "net.pth", paper.C2FDFTConfig(norm="bias_free", **TINY))
     assert not loaded.training
     for name, value in network("bias_free").state_dict().items():
-        assert torch.equal(loaded.state_dict()[name], value), name
+        assert torch.equal(loaded.network.state_dict()[name], value), name
+    assert loaded.restore(torch.zeros(1, 3, 8, 8)).shape == (1, 3, 8, 8)
     with pytest.raises(ValueError, match="does not fit this module"):
         paper.load_official(tmp_path / "net.pth")
     with pytest.raises(FileNotFoundError, match="download the released checkpoint"):
         paper.load_official(tmp_path / "absent.pth")
+
+
+@pytest.mark.parametrize("norm", ["with_bias", "bias_free"])
+def test_a_released_checkpoint_of_the_published_size_restores_as_released(tmp_path, norm, monkeypatch):
+    monkeypatch.setattr(paper.transformer.DFT, "forward", lambda self, y, x_t, t: seen.append(int(t[0])) or x_t)
+    seen = []
+    with torch.device("meta"):
+        ours = paper.DFT(paper.DFTConfig(norm=norm)).state_dict()
+    names = {paper.from_released_name(name): name for name in SHAPES}
+    weights = {names[k]: torch.zeros(1).expand(v.shape) for k, v in ours.items()}  # one number each in the file
+    torch.save({"params_ema": weights}, tmp_path / "net.pth")
+    loaded = paper.load_official(tmp_path / "net.pth")
+    c = loaded.config
+    assert (c.norm, c.dim, c.blocks, c.stage) == (norm, 48, (4, 6, 6, 8), "fine")
+    assert (c.ssim, c.ssim_range, c.step_rule, c.sampling_steps) == ("ms_ssim", 255.0, "released", 3)
+    loaded.restore(torch.zeros(1, 3, 8, 8))
+    assert seen == [999, 666, 333, 0]
 
 
 @pytest.mark.parametrize(

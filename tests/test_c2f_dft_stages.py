@@ -115,7 +115,7 @@ def test_the_fine_stage_is_the_released_one(value_range, checkpointing):
 @pytest.mark.parametrize("name", list(table("schedules")))
 def test_the_full_profile_follows_the_released_schedules(name):
     task, stage = name.split("_")
-    _, data, run = recipes.plan(recipes.MODELS["c2f_dft"], "full", {"task": task, "stage": stage})
+    _, data, run = recipes.plan(recipes.METHODS["c2f_dft"], "full", {"task": task, "stage": stage})
     right = table("schedules")[name]
     assert run.steps == right["total_iter"]
     assert data.crop == max(run.patches) and not run.gradient_clip and not run.ema_warmup
@@ -167,6 +167,14 @@ def test_an_error_of_the_first_noise_is_amplified_by_its_weight():
 )
 def test_which_times_the_rules_visit(steps, rule, times):
     assert paper.visited_times(steps, rule) == times
+
+
+def test_the_papers_rule_visits_no_time_twice():
+    times = paper.visited_times(667, "paper")
+    assert len(set(times)) == 667 and times[0] == 999 and times[-1] == 0
+    for steps in (668, 1000):
+        with pytest.raises(ValueError, match="rule paper visits t = 999 twice"):
+            paper.visited_times(steps, "paper")
 
 
 @pytest.mark.parametrize("rule", paper.config.STEP_RULES)
@@ -223,9 +231,8 @@ def test_similarity_agrees_with_torchmetrics_away_from_the_border():
     a = torch.rand(1, 3, 48, 48, generator=generator)
     b = a.clone()
     b[..., 16:32, 16:32] = torch.rand(1, 3, 16, 16, generator=generator)
-    ours = paper.ssim(a, b, 1.0)
     theirs = structural_similarity_index_measure(b, a, data_range=1.0, gaussian_kernel=True, sigma=1.5)
-    torch.testing.assert_close(ours * 48**2, (theirs - 1) * 48**2 + 48**2, rtol=2e-2, atol=0)
+    torch.testing.assert_close(paper.ssim(a, b, 1.0), theirs, rtol=2e-2, atol=0)
     assert paper.ssim(a, a).item() == pytest.approx(1)
     assert paper.ms_ssim(a, a).item() == pytest.approx(1)
 
@@ -244,6 +251,14 @@ def test_five_scales_need_sixteen_pixels():
         paper.ms_ssim(torch.zeros(1, 3, 8, 32), torch.zeros(1, 3, 8, 32))
 
 
+def test_wrong_images_and_kinds_are_refused():
+    a = torch.zeros(1, 3, 16, 16)
+    with pytest.raises(ValueError, match=r"a: expected \(B, C, H, W\), got shape \(16, 16\)"):
+        paper.ssim(a[0, 0], a[0, 0])
+    with pytest.raises(ValueError, match="kind: expected one of ssim, ms_ssim, none, got 'l2'"):
+        paper.fine_loss(a, a, "l2", 2.0, 0.84)
+
+
 def test_weights_of_the_parts():
     a, b = batch()["clean"], batch()["degraded"]
     parts = paper.fine_loss(a, b, "ssim", 2.0, 0.84)
@@ -260,8 +275,13 @@ def test_times_come_in_pairs_of_mirror_images():
     assert torch.equal(times[0:4000:2] + times[1::2], torch.full((2000,), 999))
     assert times.min() == 0 and times.max() == 999
     assert abs(times[::2].float().mean() - 499.5) < 20  # 3 standard errors are 19
-    halves = [paper.antithetic_times(4, 1000, diffusion.BatchGenerator(1, 0, rank=r, world_size=2)) for r in (0, 1)]
-    assert torch.equal(torch.cat(halves), paper.antithetic_times(8, 1000, diffusion.BatchGenerator(1, 0)))
+
+
+@pytest.mark.parametrize(("rows", "shards"), [(4, 2), (1, 6), (3, 3)])
+def test_shards_have_the_times_of_the_whole_batch(rows, shards):
+    generators = [diffusion.BatchGenerator(1, 0, rank=rank, world_size=shards) for rank in range(shards)]
+    parts = [paper.antithetic_times(rows, 1000, generator) for generator in generators]
+    assert torch.equal(torch.cat(parts), paper.antithetic_times(rows * shards, 1000, diffusion.BatchGenerator(1, 0)))
 
 
 @pytest.mark.parametrize("stage", paper.config.STAGES)
@@ -295,6 +315,48 @@ def test_the_fine_loss_is_that_of_the_sample():
     found = model.training_losses(data, diffusion.BatchGenerator(0, 1), 0)
     for name, value in right.items():
         torch.testing.assert_close(found[name], value)
+
+
+def test_the_regression_loss_is_the_error_of_one_call():
+    model, data = method(stage="regression"), batch()
+    x, y = (2 * data[name] - 1 for name in ("clean", "degraded"))
+    right = (y + model.network(y, torch.zeros_like(y), torch.zeros(2)) - x).abs().mean()
+    torch.testing.assert_close(model.training_losses(data, diffusion.BatchGenerator(0, 1), 0)["loss"], right)
+
+
+def test_the_fine_loss_follows_every_setting():
+    settings = {"stage": "fine", "step_rule": "released", "sampling_steps": 5, "ssim": "ms_ssim", "ssim_range": 7.0,
+                "ssim_weight": 0.3, "T": 500, "beta_start": 1e-3, "beta_end": 0.03}  # fmt: skip
+    model, data = method(**settings), batch()
+    schedule = torch.cumprod(1 - torch.linspace(1e-3, 0.03, 500, dtype=torch.float64), 0)
+    torch.testing.assert_close(paper.make_schedule(model.config), schedule)
+    x_T = diffusion.randn((2, 3, 16, 16), diffusion.BatchGenerator(0, 1))
+    sample = paper.implicit_chain(model, 2 * data["degraded"] - 1, x_T, schedule, [400, 300, 200, 100, 0])
+    x = 2 * data["clean"] - 1
+    right = 0.3 * (1 - paper.ms_ssim(sample, x, 7.0)) + 0.7 * (sample - x).abs().mean()
+    torch.testing.assert_close(model.training_losses(data, diffusion.BatchGenerator(0, 1), 0)["loss"], right)
+
+
+def test_the_fine_loss_is_computed_in_float32_under_autocast():
+    a, b = batch()["clean"], batch()["degraded"]
+    right = paper.fine_loss(a.bfloat16().float(), b, "ssim", 2.0, 0.84)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = paper.fine_loss(a.bfloat16(), b, "ssim", 2.0, 0.84)
+    for name, value in right.items():
+        assert found[name].dtype == torch.float32
+        torch.testing.assert_close(found[name], value, rtol=1e-6, atol=0)
+
+
+def test_sampling_without_gradients_computes_nothing_twice(monkeypatch):
+    monkeypatch.setattr(paper.sampler, "checkpoint", lambda *a, **k: pytest.fail("checkpointed"))
+    zero = torch.zeros(1, 3, 4, 4)
+    with torch.no_grad():
+        paper.implicit_chain(lambda y, x, t: x, zero, zero, ALPHA_BAR, NODES, checkpointing=True)
+
+
+def test_the_released_settings_are_these_and_make_the_published_calls():
+    assert paper.OFFICIAL == {"step_rule": "released", "sampling_steps": 3, "ssim": "ms_ssim", "ssim_range": 255.0}
+    assert paper.visited_times(paper.OFFICIAL["sampling_steps"], paper.OFFICIAL["step_rule"]) == NODES
 
 
 def saved_bytes(model, data):
@@ -393,6 +455,25 @@ def test_the_regression_control_is_deterministic_and_adds_to_the_input():
     torch.testing.assert_close(out, ((right + 1) / 2).clamp(0, 1))
 
 
+def test_restoring_can_clip_every_prediction():
+    model, y = method(output_scale=1.0).eval(), batch()["degraded"]
+    x_T = diffusion.randn(y.shape, diffusion.BatchGenerator(4, 0))
+    found, plain = (model.restore(y, diffusion.BatchGenerator(4, 0), clip=clip) for clip in (True, False))
+    right = paper.implicit_chain(model, 2 * y - 1, x_T, ALPHA_BAR, NODES, clip=True)
+    torch.testing.assert_close(found, (right + 1) / 2)
+    assert not torch.equal(found, plain)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_the_type_of_the_images_is_kept(dtype):
+    y = batch()["degraded"]
+    out = method().eval().restore(y.to(dtype))
+    assert out.dtype == dtype
+    torch.testing.assert_close(out.float(), method().eval().restore(y.to(dtype).float()), rtol=1e-2, atol=1e-2)
+    wide = method().double().eval()
+    assert wide.restore(y).dtype == torch.float32
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -434,7 +515,7 @@ def test_the_time_can_be_added_after_the_projections():
 
 
 def test_the_recipe_trains_each_task_and_stage():
-    recipe = recipes.MODELS["c2f_dft"]
+    recipe = recipes.METHODS["c2f_dft"]
     for task, fields in {"derain": {"rain": "light", "sigma": 0.0}, "deblur": {"blur": "linear", "sigma": 0.0},
                          "denoise": {"rain": "", "sigma": 25.0}}.items():  # fmt: skip
         net, data, run = recipes.plan(recipe, "reduced", {"task": task, "stage": "fine"})
@@ -442,6 +523,56 @@ def test_the_recipe_trains_each_task_and_stage():
         assert net.norm == ("bias_free" if task == "denoise" else "with_bias")
         assert recipes.plan(recipe, "reduced", {"task": task})[2].learning_rate > run.learning_rate
     assert recipes.plan(recipe, "reduced", {"stage": "fine", "steps": 7})[2].steps == 7  # what is asked for counts most
+    assert recipes.plan(recipe, "reduced", {"task": "derain", "stage": "coarse"}) == recipes.plan(recipe, "reduced")
+
+
+@pytest.mark.parametrize(
+    ("task", "source", "images", "side", "norm", "steps"),
+    [
+        ("derain", "pairs:Rain13K/train", 13_711, 256, "with_bias", (270_000, 90_000)),
+        ("deblur", "pairs:GoPro/train", 2103, 720, "with_bias", (330_000, 30_000)),
+        ("denoise", "pairs:SIDD/train", 30_608, 512, "bias_free", (270_000, 90_000)),
+    ],
+)
+def test_the_full_profile_of_each_task(task, source, images, side, norm, steps):
+    recipe = recipes.METHODS["c2f_dft"]
+    for stage, count in zip(("coarse", "fine"), steps, strict=True):
+        net, data, run = recipes.plan(recipe, "full", {"task": task, "stage": stage})
+        assert (data.source, data.images, data.image_size, data.augment) == (source, images, side, "flip")
+        assert (net.norm, net.dim, run.steps, run.ema_decay, run.betas) == (norm, 48, count, 0.999, (0.9, 0.999))
+        assert (run.weight_decay, run.warmup, run.precision) == (1e-4, 0, "no")
+    coarse, control = (recipes.plan(recipe, "full", {"task": task, "stage": s}) for s in ("coarse", "regression"))
+    assert coarse[1:] == control[1:]
+    with pytest.raises(ValueError, match="batch_size: each size of crop has its own here; set patch_batches"):
+        recipes.plan(recipe, "full", {"task": task, "batch_size": 8})
+    smaller = recipes.plan(recipe, "full", {"task": task, "patch_batches": (8, 4, 2)})[2]
+    assert [count for _, count in smaller.batches] == [8, 4, 2]
+
+
+def test_a_dry_run_lists_all_trainings_with_their_own_needs(monkeypatch, tmp_path):
+    monkeypatch.setenv("MINIRESTORE_DATASETS", str(tmp_path))
+    lines, missing = recipes.dry_run("09", {"profile": "reduced", "steps": 50, "fine_steps": 7})
+    trainings = [line for line in lines if line.startswith("training")]
+    assert trainings == [f"training    1 x {n} steps of 16 crops of 48 px" for n in (50, 7, 50, 7)]
+    assert [line for line in lines if "at profile" in line] == [
+        f"c2f_dft task={task} stage={stage} at profile reduced" for task in ("derain", "denoise") for stage in
+        ("coarse", "fine")
+    ]  # fmt: skip
+    assert not missing
+    full, _ = recipes.dry_run("10", {"profile": "full", "steps": 50, "fine_steps": 7})
+    assert "training    1 x 50 steps of 720 crops of 32 px, 192 crops of 64 px, 48 crops of 128 px in turn" in full
+    kept = [float(line.split()[1]) for line in full if "activations" in line]
+    assert 0.2 < kept[1] / kept[0] < 0.3  # a quarter of the pixels; the unrolled calls are repeated one by one
+
+
+def test_a_repeated_forward_pass_counts_as_one_call_and_a_third_more_time(monkeypatch):
+    recipe = recipes.METHODS["c2f_dft"]
+    found = {}
+    for checkpointing in (False, True):
+        plan = recipes.plan(recipe, "reduced", {"stage": "fine", "checkpointing": checkpointing})
+        found[checkpointing] = recipes._needs(recipe, *plan)
+    assert found[True].activation_bytes < 0.3 * found[False].activation_bytes
+    assert found[True].flops_per_step == pytest.approx(4 / 3 * found[False].flops_per_step)
 
 
 def test_the_fine_stage_starts_from_averaged_or_last_weights(tmp_path):
@@ -460,15 +591,25 @@ def test_the_fine_stage_starts_from_averaged_or_last_weights(tmp_path):
         assert card["start"].startswith("averaged weights" if name == "ema" else "last weights")
     with pytest.raises(ValueError, match="holds another run: start"):
         recipes.train("c2f_dft", "quick", tiny, run_dir=tmp_path / "raw", device="cpu", start=starts["ema"][0])
-    with pytest.raises(FileNotFoundError, match="name the folder of a training run"):
-        recipes.train("c2f_dft", "quick", tiny, run_dir=tmp_path / "x", device="cpu", start=tmp_path)
+    for wrong, error, message in (
+        ({"start": tmp_path}, FileNotFoundError, "name the folder of a training run"),
+        ({"time_in": "none"}, ValueError, "has time_in = both, and none is asked for"),
+        ({"heads": (1, 1, 1, 1)}, ValueError, "heads"),
+        ({"start": "denoiser"}, ValueError, "holds 'denoiser', not 'c2f_dft'"),
+    ):
+        where = {"run_dir": tmp_path / "x", "device": "cpu", "start": wrong.get("start", starts["ema"][0])}
+        with pytest.raises(error, match=message):
+            recipes.train("c2f_dft", "quick", {**tiny, **{k: v for k, v in wrong.items() if k != "start"}}, **where)
+    recipes.train("c2f_dft", "quick", settings, run_dir=tmp_path / "half", device="cpu", minutes=0)
+    with pytest.raises(ValueError, match="holds 0 of 12 steps; finish that training first"):
+        recipes.train("c2f_dft", "quick", tiny, run_dir=tmp_path / "y", device="cpu", start=tmp_path / "half")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["coarse", "fine"])
 def test_one_training_step_of_the_published_network(stage):
-    net, _, run = recipes.plan(recipes.MODELS["c2f_dft"], "full", {"stage": stage})
-    model = recipes.build(recipes.MODELS["c2f_dft"], net)
+    net, _, run = recipes.plan(recipes.METHODS["c2f_dft"], "full", {"stage": stage})
+    model = recipes.build(recipes.METHODS["c2f_dft"], net)
     assert sum(p.numel() for p in model.parameters()) == 25_363_344
     before = model.network.embed.weight.detach().clone()
     one = dataclasses.replace(run, steps=1, hold=0, patches=(), patch_batches=(), batch_size=1)

@@ -180,6 +180,19 @@ def test_train_stops_in_time_resumes_and_its_checkpoint_restores(capsys, photo, 
     assert run(capsys, *restored, "--steps", 1, "--device", "cpu")[0] == 0
 
 
+def test_a_training_starts_from_the_one_before(capsys, tmp_path):
+    small = ["--profile", "quick", "--device", "cpu"]
+    for setting in ("dim=8", "heads=(1,1,2,2)", "images=2", "image_size=32", "crop=16", "batch_size=2", "steps=2"):
+        small += ["--set", setting]
+    assert run(capsys, "train", "c2f_dft", "--output", tmp_path / "coarse", *small)[0] == 0
+    start = ["--set", "stage=fine", "--start", tmp_path / "coarse" / "c2f_dft.safetensors"]
+    assert run(capsys, "train", "c2f_dft", "--output", tmp_path / "fine", *small, *start)[0] == 0
+    card = checkpoints.read_card(tmp_path / "fine" / "c2f_dft.safetensors")
+    assert card["start"].startswith("averaged weights, sha256 ") and card["config"]["stage"] == "fine"
+    code, _, err = run(capsys, "train", "c2f_dft", "--output", tmp_path / "no", *small, *start[:2], "--start", "absent")
+    assert code == 2 and "absent" in err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

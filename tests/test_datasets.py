@@ -86,6 +86,8 @@ def test_bad_sources_are_refused(call, message):
 def test_what_is_missing_is_said(folder):
     assert datasets.missing("pairs:GoPro/train", 4) == []
     (line,) = datasets.missing("pairs:GoPro/train", 5)
-    assert line.startswith("5 pairs blur/NAME, sharp/NAME in GoPro/train/ of the datasets directory (found 4)")
+    assert line.startswith(
+        "5 pairs blur/NAME (degraded), sharp/NAME (clean) in GoPro/train/ of the datasets directory (found 4)"
+    )
     with pytest.raises(FileNotFoundError, match=r"data: 2 photographs in DIV2K/ .*found 0"):
         recipes.make_data(DataConfig("folder:DIV2K", images=2))

@@ -312,6 +312,18 @@ def test_crops_are_mirrored_and_turned_windows_in_equal_shares():
     assert len(seen) == 8 and min(seen.values()) > 180 and max(seen.values()) < 330
 
 
+def test_flips_alone_exchange_left_and_right_of_the_same_windows():
+    images = torch.arange(3 * 12 * 10).view(3, 1, 12, 10).to(torch.uint8)
+    pool = scenes.CropPool(images)
+    crops = (pool.sample(400, 3, torch.Generator().manual_seed(0), augment="flip") * 255).round().long()[:, 0]
+    right, down = crops[:, 1, 1] - crops[:, 1, 0], crops[:, 1, 1] - crops[:, 0, 1]
+    assert set(right.tolist()) <= {1, -1, 255, -255} and set(down.tolist()) <= {10, -246}
+    flipped = ((right == -1) | (right == 255)).float().mean()
+    assert 0.4 < flipped < 0.6
+    eightfold = (pool.sample(400, 3, torch.Generator().manual_seed(0)) * 255).round().long()[:, 0]
+    assert torch.equal(*(c.flatten(1).sort(1).values for c in (crops, eightfold)))
+
+
 def test_crops_reach_every_corner_and_every_image():
     images = torch.arange(4 * 6 * 6, dtype=torch.uint8).view(4, 1, 6, 6)
     crops = scenes.CropPool(images).sample(3000, 3, torch.Generator().manual_seed(1))
@@ -335,6 +347,8 @@ def test_pool_refuses_wrong_input():
     with pytest.raises(ValueError, match="count"):
         scenes.CropPool.dead_leaves(0, 32, 0)
     pool = scenes.CropPool(torch.zeros(2, 3, 8, 9, dtype=torch.uint8))
+    with pytest.raises(ValueError, match="augment: expected one of eightfold, flip, got 'turn'"):
+        pool.sample(1, 4, torch.Generator(), "turn")
     for batch, crop in ((1, 9), (1, 0), (0, 4)):
         with pytest.raises(ValueError, match="crop"):
             pool.sample(batch, crop, torch.Generator())

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -329,6 +330,16 @@ def test_patches_may_be_accumulated():
     for model, accumulation in zip(models, (1, 2), strict=True):
         fit(model, make, dataclasses.replace(whole, accumulation=accumulation), device="cpu")
     torch.testing.assert_close(weights(models[0]), weights(models[1]), rtol=1e-4, atol=1e-6)
+
+
+def test_batches_that_the_processes_cannot_share_are_refused(monkeypatch):
+    monkeypatch.setattr(training, "_make_accelerator", lambda *a: SimpleNamespace(num_processes=3))
+    for settings, message in (
+        ({"patches": (8, 16), "patch_batches": (9, 4)}, "patch_batches: 4 is not a multiple of 3"),
+        ({"batch_size": 4}, "batch_size: 4 is not a multiple of 3"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fit(Toy(), make_batch, TrainingConfig(**settings), device="cpu")
 
 
 def test_the_average_warms_up_unless_told_not_to():

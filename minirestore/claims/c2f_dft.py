@@ -1,7 +1,8 @@
 """The claims of C2F-DFT, c2f.C1 to c2f.C11, with the controls that the paper lacks.
 
-Everything is trained on dead leaves under light rain, crops of 32 pixels, and measured on photographs. Whole arms of a
-seed have the same budget, counted in network evaluations of a batch: the fine stage makes four a step, others one.
+Everything is trained on dead leaves under light rain and measured on photographs. Arms of a seed have the same budget,
+counted in network evaluations of a batch: the fine stage makes four a step, others one. The exceptions are networks
+that stop after the method's own coarse stage.
 """
 
 import functools
@@ -19,6 +20,7 @@ from minirestore.claims.shared import (
     gain_of,
     load,
     mean_of,
+    noise_source,
     restore,
     seeds_of,
     trained_file,
@@ -27,10 +29,11 @@ from minirestore.claims.shared import (
 PAPER = "c2f_dft"
 TRAINED_ON = "train: scenes.dead_leaves, rain light"
 NODES = (999, 666, 333, 0)
-CYCLE = {"patches": (16, 32, 64), "patch_batches": (64, 16, 4)}
+CYCLE = {"patches": (16, 32, 64), "patch_batches": (64, 16, 4)}  # 16384 pixels a step, as 16 crops of 32
 # what is trained, in the order of its stages; steps are of the protocol's settings
 ARMS: dict[str, tuple[Mapping[str, Any], ...]] = {
     "coarse": ({"stage": "coarse"},),
+    "coarse, as long": ({"stage": "coarse"},),
     "fine": ({"stage": "coarse"}, {"stage": "fine"}),
     "released loss": ({"stage": "coarse"}, {"stage": "fine", "ssim": "ms_ssim", "ssim_range": 255.0}),
     "L1": ({"stage": "coarse"}, {"stage": "fine", "ssim": "none"}),
@@ -52,14 +55,12 @@ def few(*images: str, **changes: Any) -> dict[str, Any]:
     return {**FEW, "images": images or FEW["images"], **changes}
 
 
-def protocol(
-    arms: Sequence[str], metrics: Sequence[str], seeds: int = 3, conditions=("light",), **settings
-) -> Protocol:
-    """The protocol of a claim whose networks are trained."""
-    images = crop_names(*conditions)
-    return Protocol(
-        (TRAINED_ON, CROPS), images, tuple(arms), tuple(range(seeds)), tuple(metrics), {**BUDGET, **settings}
-    )
+def protocol(arms: Sequence[str], metrics: Sequence[str], seeds: int = 3, rain=("light",), **settings) -> Protocol:
+    """The protocol of a claim whose networks are trained; measured in the domains ``rain``."""
+    if unknown := set(settings) - {*BUDGET, "draws", "network"}:
+        raise ValueError(f"settings: nothing here reads {', '.join(sorted(unknown))}")
+    images, settings = crop_names(*rain), {**BUDGET, **settings}
+    return Protocol((TRAINED_ON, CROPS), images, tuple(arms), tuple(range(seeds)), tuple(metrics), settings)
 
 
 # ---------------------------------------------------------------- data and networks
@@ -75,11 +76,14 @@ def pair(name: str, seed: int):
 
 
 def training_stages(settings: Mapping[str, Any], arm: str, seed: int) -> list[dict[str, Any]]:
-    """The settings of `recipes.train` for every stage of an arm; each stage starts from the one before."""
+    """The settings of `recipes.train` for every stage of an arm; each stage starts from the one before.
+
+    An arm of one stage has the whole budget, except for ``coarse`` and ``T in ...``.
+    """
     stages, spent = ARMS[arm], settings["coarse_steps"] + 4 * settings["fine_steps"]
-    steps = {"coarse": settings["coarse_steps"], "fine": settings["fine_steps"], "regression": spent}
-    if len(stages) == 1 and stages[0]["stage"] == "fine":
-        steps["fine"] = spent // 4
+    steps = {"coarse": settings["coarse_steps"], "fine": settings["fine_steps"]}
+    if len(stages) == 1 and arm != "coarse" and not arm.startswith("T in "):
+        steps = {"coarse": spent, "fine": spent // 4, "regression": spent}
     shared = {"crop": settings["crop"], "images": settings["images"], "seed": seed}
     found = []
     for stage in stages:
@@ -116,13 +120,52 @@ def spread(samples) -> float:
     return 255 * torch.cat(samples).var(0).mean().sqrt().item()
 
 
+def restored(job: Job, images: Sequence[str]) -> Measured:
+    """Fidelity of an arm's network, over so many draws of the first noise as the protocol's settings say."""
+    model, draws = network(job, job.arm), job.protocol.settings.get("draws", 1)
+    return {name: fidelity(model, name, job.seed, draws) for name in images}
+
+
+def noise_errors(model, name: str, seed: int, times: Sequence[int]) -> list[float]:
+    """Mean absolute error of the noise that a network predicts at each time, on a crop's true noisy images."""
+    import torch
+
+    from minirestore import diffusion
+    from minirestore import images as ranges
+    from minirestore.papers.c2f_dft import make_schedule
+
+    schedule, device, found = make_schedule(model.config), next(model.parameters()).device, []
+    x, y = (ranges.to_model_range(z).to(device) for z in pair(name, seed))
+    noise = diffusion.randn(x.shape, noise_source(name, seed), device)
+    for t in times:
+        x_t = diffusion.add_noise(x, noise, schedule[t])
+        with torch.no_grad():
+            found.append((model(y, x_t, x.new_full((1,), float(t))) - noise).abs().mean().item())
+    return found
+
+
 # ---------------------------------------------------------------- C1 and C10: the fine stage and its controls
 
 
-CONTROLS = ("fine", "coarse", "unrolled from scratch", "regression")
+CONTROLS = ("fine", "coarse, as long", "coarse", "unrolled from scratch", "regression")
 
+claim(
+    id="c2f.C1",
+    paper=PAPER,
+    where="ablation of the training stages",
+    statement="Fine training through the sampler improves restoration over coarse training, with the same four calls.",
+    paper_effect="stated; the table was not at hand",
+    protocol=protocol(CONTROLS, ("psnr", "ssim", "spread"), seeds=5, draws=4),
+    rehearsal=few(draws=2),
+    primary="psnr",
+    contrast="coarse, then fine - coarse for as long; four calls, the same first noise",
+    unit="dB",
+    smallest=0.5,
+    trained=True,
+    headline=True,
+)(restored)
 
-@claim(
+claim(
     id="c2f.C10",
     paper=PAPER,
     where="control that the paper lacks",
@@ -135,34 +178,15 @@ CONTROLS = ("fine", "coarse", "unrolled from scratch", "regression")
     unit="dB",
     smallest=0.2,
     trained=True,
-)
-@claim(
-    id="c2f.C1",
-    paper=PAPER,
-    where="ablation of the training stages",
-    statement="Fine training through the sampler improves restoration over coarse training, with the same four calls.",
-    paper_effect="stated; the table was not at hand",
-    protocol=protocol(CONTROLS, ("psnr", "ssim", "spread"), seeds=5, draws=4),
-    rehearsal=few(draws=2),
-    primary="psnr",
-    contrast="fine - coarse, four calls, the same first noise",
-    unit="dB",
-    smallest=0.5,
-    trained=True,
-    headline=True,
-)
-def stages_and_controls(job: Job, images: Sequence[str]) -> Measured:
-    """Fidelity of four calls, and how much the samples of one crop differ."""
-    model, draws = network(job, job.arm), job.protocol.settings["draws"]
-    return {name: fidelity(model, name, job.seed, draws) for name in images}
+)(restored)
 
 
 # ---------------------------------------------------------------- C2, C3, C8: the number of calls
 
 
 def calls_of(arm: str) -> int:
-    """Network calls of an arm named ``N calls`` or ``what, N calls``."""
-    return int(arm.split(", ")[-1].removesuffix(" calls"))
+    """Network calls of an arm named ``N calls`` or ``network, N calls``."""
+    return int(arm.rpartition(", ")[2].removesuffix(" calls"))
 
 
 def best_rival(rows: Sequence[Row], metric: str, arm: str) -> Mapping[int, float]:
@@ -221,10 +245,10 @@ def number_of_calls(job: Job, images: Sequence[str]) -> Measured:
     statement="Four calls after fine training restore better than many calls of a network trained on noise alone.",
     paper_effect="34.01 against 27.20 dB (IR-SDE, Rain13K, average)",
     paper_value=6.81,
-    protocol=protocol(("fine, 4 calls", "coarse, 25 calls", "coarse, 50 calls"), ("psnr", "ssim")),
-    rehearsal=few(arms=("fine, 4 calls", "coarse, 25 calls")),
+    protocol=protocol(("fine, 4 calls", *(f"coarse, as long, {n} calls" for n in (25, 50))), ("psnr", "ssim")),
+    rehearsal=few(arms=("fine, 4 calls", "coarse, as long, 25 calls")),
     primary="psnr",
-    contrast="fine, 4 calls - coarse, better of 25 and 50 calls",
+    contrast="coarse, then fine, 4 calls - coarse for as long, better of 25 and 50 calls",
     unit="dB",
     smallest=0.5,
     trained=True,
@@ -232,7 +256,7 @@ def number_of_calls(job: Job, images: Sequence[str]) -> Measured:
 )
 def few_against_many(job: Job, images: Sequence[str]) -> Measured:
     """Fidelity of an arm named ``network, N calls``."""
-    model = network(job, job.arm.split(", ")[0])
+    model = network(job, job.arm.rpartition(", ")[0])
     return {name: fidelity(model, name, job.seed, steps=calls_of(job.arm)) for name in images}
 
 
@@ -243,15 +267,37 @@ def oracle_gain(rows: Sequence[Row]) -> Mapping[int, float]:
     return {s: gain_of(rows, "psnr", s, ("coarse, oracle", "coarse")) for s in seeds_of(rows)}
 
 
+def early_error(rows: Sequence[Row]) -> Mapping[int, float]:
+    """Rise of the noise's error from the coarse to the fine network, the smaller of the first two calls', per seed."""
+    arms = ("fine", "coarse")
+    return {s: min(gain_of(rows, f"eps {t}", s, arms) for t in NODES[:2]) for s in seeds_of(rows)}
+
+
+EPS = tuple(f"eps {t}" for t in NODES)
+
+
+@claim(
+    id="c2f.C4b",
+    paper=PAPER,
+    where="motivation, other reading (ours)",
+    statement="Fine training does not mend the early noise estimates: it restores better although they get worse.",
+    paper_effect="not measured",
+    protocol=protocol(("fine", "coarse"), ("psnr", *EPS)),
+    rehearsal=few(),
+    primary="eps 999",
+    contrast="error of the noise, fine - coarse, the smaller rise of t = 999 and 666",
+    unit="noise standard deviations",
+    smallest=0.002,
+    trained=True,
+    effect=early_error,
+)
 @claim(
     id="c2f.C4",
     paper=PAPER,
     where="motivation",
     statement="Inaccurate noise estimates spoil restoration in few steps: the true noise at the first call cures it.",
     paper_effect="stated",
-    protocol=protocol(
-        ("coarse", "coarse, oracle", "fine", "fine, oracle"), ("psnr", *(f"eps {t}" for t in NODES)), draws=1
-    ),
+    protocol=protocol(("coarse", "coarse, oracle", "fine", "fine, oracle"), ("psnr", *EPS)),
     rehearsal=few(arms=("coarse", "coarse, oracle")),
     primary="psnr",
     contrast="coarse with the true noise at t = 999 - coarse",
@@ -272,11 +318,10 @@ def noise_estimates(job: Job, images: Sequence[str]) -> Measured:
     from minirestore import images as ranges
     from minirestore.papers.c2f_dft import implicit_chain, make_schedule
 
-    model, found = network(job, job.arm.split(", ")[0]), {}
+    model, found = network(job, job.arm.removesuffix(", oracle")), {}
     schedule, device = make_schedule(model.config), next(model.parameters()).device
     for name in images:
         x, y = (ranges.to_model_range(z).to(device) for z in pair(name, job.seed))
-        noise = diffusion.randn(x.shape, diffusion.BatchGenerator(7_000_000 + crop_seed(name, job.seed), 0), device)
 
         def predict(y, x_t, t, x=x):
             if job.arm.endswith("oracle") and t[0] == NODES[0]:
@@ -284,17 +329,26 @@ def noise_estimates(job: Job, images: Sequence[str]) -> Measured:
             return model(y, x_t, t)
 
         with torch.no_grad():
-            sample = implicit_chain(predict, y, noise, schedule, NODES)
-            errors = {}
-            for t in NODES:
-                x_t = diffusion.add_noise(x, noise, schedule[t])
-                errors[f"eps {t}"] = (model(y, x_t, x.new_full((1,), float(t))) - noise).abs().mean().item()
-        restored = ranges.to_unit_range(sample).cpu()
-        found[name] = {"psnr": metrics.psnr(restored, ranges.to_unit_range(x).cpu()).item(), **errors}
+            noise = diffusion.randn(x.shape, noise_source(name, job.seed), device)
+            sample = ranges.to_unit_range(implicit_chain(predict, y, noise, schedule, NODES)).cpu()
+        errors = dict(zip(EPS, noise_errors(model, name, job.seed, NODES), strict=True))
+        found[name] = {"psnr": metrics.psnr(sample, pair(name, job.seed)[0]).item(), **errors}
     return found
 
 
 # ---------------------------------------------------------------- C5 to C7: time, patches, loss
+
+
+EIGHT_TIMES = tuple(range(62, 1000, 125))
+
+
+def both_halves(rows: Sequence[Row]) -> Mapping[int, float]:
+    """Error of the noise with T in the better single half minus that with T in both, per seed."""
+    halves = [arm for arm in ("T in attention", "T in feed_forward") if any(row["arm"] == arm for row in rows)]
+    return {
+        s: min(mean_of(rows, "eps", s, arm) for arm in halves) - mean_of(rows, "eps", s, "T in both")
+        for s in seeds_of(rows)
+    }
 
 
 @claim(
@@ -303,51 +357,28 @@ def noise_estimates(job: Job, images: Sequence[str]) -> Measured:
     where="ablation of the time embedding",
     statement="The time embedding helps in both halves of a block.",
     paper_effect="stated; no numbers at hand",
-    protocol=protocol(tuple(f"T in {w}" for w in ("none", "both", "attention", "feed_forward")), ("eps", "psnr")),
-    rehearsal=few(arms=("T in none", "T in both")),
+    protocol=protocol(tuple(f"T in {w}" for w in ("both", "attention", "feed_forward", "none")), ("eps", "psnr")),
+    rehearsal=few(arms=("T in both", "T in attention")),
     primary="eps",
-    contrast="error of the noise, without T - with T in both halves",
+    contrast="error of the noise, T in the better one of the halves - T in both",
     unit="noise standard deviations",
     smallest=0.002,
     trained=True,
+    effect=both_halves,
 )
 def time_embedding(job: Job, images: Sequence[str]) -> Measured:
     """Mean absolute error of the predicted noise over eight times, and PSNR of four calls."""
-    import torch
-
-    from minirestore import diffusion
-    from minirestore import images as ranges
-    from minirestore.papers.c2f_dft import make_schedule
-
-    model, found = network(job, job.arm), {}
-    schedule, device = make_schedule(model.config), next(model.parameters()).device
-    for name in images:
-        x, y = (ranges.to_model_range(z).to(device) for z in pair(name, job.seed))
-        noise = diffusion.randn(x.shape, diffusion.BatchGenerator(8_000_000 + crop_seed(name, job.seed), 0), device)
-        errors = []
-        for t in range(62, model.config.T, 125):
-            x_t = diffusion.add_noise(x, noise, schedule[t])
-            with torch.no_grad():
-                errors.append((model(y, x_t, x.new_full((1,), float(t))) - noise).abs().mean().item())
-        found[name] = {"eps": float(np.mean(errors)), "psnr": fidelity(model, name, job.seed)["psnr"]}
-    return found
+    model = network(job, job.arm)
+    return {
+        name: {
+            "eps": float(np.mean(noise_errors(model, name, job.seed, EIGHT_TIMES))),
+            "psnr": fidelity(model, name, job.seed)["psnr"],
+        }
+        for name in images
+    }
 
 
-@claim(
-    id="c2f.C7",
-    paper=PAPER,
-    where="ablation of the fine loss",
-    statement="SSIM and L1 together are a better fine loss than L1 alone.",
-    paper_effect="stated; no numbers at hand",
-    protocol=protocol(("fine", "L1", "released loss"), ("ssim", "psnr")),
-    rehearsal=few(),
-    primary="ssim",
-    contrast="SSIM (range 2) and L1 - L1",
-    unit="SSIM",
-    smallest=0.005,
-    trained=True,
-)
-@claim(
+claim(
     id="c2f.C6",
     paper=PAPER,
     where="patch-cycle learning",
@@ -361,11 +392,22 @@ def time_embedding(job: Job, images: Sequence[str]) -> Measured:
     smallest=0.1,
     tier="gpu",
     trained=True,
-)
-def fine_variants(job: Job, images: Sequence[str]) -> Measured:
-    """Fidelity of four calls."""
-    model = network(job, job.arm)
-    return {name: fidelity(model, name, job.seed) for name in images}
+)(restored)
+
+claim(
+    id="c2f.C7",
+    paper=PAPER,
+    where="ablation of the fine loss",
+    statement="SSIM and L1 together are a better fine loss than L1 alone.",
+    paper_effect="stated; no numbers at hand",
+    protocol=protocol(("fine", "L1", "released loss"), ("ssim", "psnr")),
+    rehearsal=few(),
+    primary="ssim",
+    contrast="SSIM (range 2) and L1 - L1",
+    unit="SSIM",
+    smallest=0.005,
+    trained=True,
+)(restored)
 
 
 # ---------------------------------------------------------------- C9: any size
@@ -437,7 +479,7 @@ def gap_under_shift(rows: Sequence[Row]) -> Mapping[int, float]:
     }
 
 
-@claim(
+claim(
     id="c2f.C11",
     paper=PAPER,
     where="RealBlur and DND against GoPro and SIDD",
@@ -453,8 +495,4 @@ def gap_under_shift(rows: Sequence[Row]) -> Mapping[int, float]:
     smallest=0.2,
     trained=True,
     effect=gap_under_shift,
-)  # fmt: skip
-def other_rain(job: Job, images: Sequence[str]) -> Measured:
-    """Fidelity of four calls, in the rain of the training and in another."""
-    model = network(job, job.arm)
-    return {name: fidelity(model, name, job.seed) for name in images}
+)(restored)  # fmt: skip

@@ -81,15 +81,19 @@ def load(method: str, checkpoint: str, device: str):
     return recipes.load_method(method, Path(checkpoint) if checkpoint.endswith(".safetensors") else checkpoint, device)
 
 
-def restore(model, y, name: str, seed: int, draw: int = 0, **options):
-    """One restored crop on the CPU; its noise depends on crop, seed and draw alone."""
+def noise_source(name: str, seed: int, draw: int = 0):
+    """The generator of a crop's noise, a function of crop, seed and draw alone."""
     from minirestore import diffusion
 
-    generator = diffusion.BatchGenerator(7_000_000 + crop_seed(name, seed), draw)
+    return diffusion.BatchGenerator(7_000_000 + crop_seed(name, seed), draw)
+
+
+def restore(model, y, name: str, seed: int, draw: int = 0, **options):
+    """One restored crop on the CPU, with the noise of `noise_source`."""
     device = next(model.parameters()).device
     if options.get("structure") is not None:
         options["structure"] = options["structure"].to(device)
-    return model.restore(y.to(device), generator=generator, **options).cpu()
+    return model.restore(y.to(device), generator=noise_source(name, seed, draw), **options).cpu()
 
 
 def mean_of(rows: Iterable[Row], metric: str, seed: int, arm: str, condition: str = "") -> float:

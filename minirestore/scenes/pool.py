@@ -6,6 +6,8 @@ from torch import Tensor
 from minirestore.config import progress_bar
 from minirestore.scenes.dead_leaves import dead_leaves
 
+AUGMENTATIONS = ("eightfold", "flip")
+
 
 class CropPool:
     """Images kept as 8-bit integers, and random crops of them.
@@ -48,22 +50,28 @@ class CropPool:
                 progress.update(number)
         return cls(images)
 
-    def sample(self, batch: int, crop: int, generator: torch.Generator) -> Tensor:
-        """Cut ``batch`` random crops, each mirrored and turned by a random multiple of 90 degrees.
+    def sample(self, batch: int, crop: int, generator: torch.Generator, augment: str = "eightfold") -> Tensor:
+        """Cut ``batch`` random crops, each mirrored and turned at random.
 
         Args:
             batch, crop: number and side of the crops, ``1 <= crop <= min(H, W)``.
             generator: a CPU generator, so that the same crops come on every device.
+            augment: ``eightfold``, mirrored or not and turned by a multiple of 90 degrees, or ``flip``, left and right
+                exchanged or not. The crops' places are the same for both.
 
         Returns:
             ``(batch, C, crop, crop)`` float32 in [0, 1] on the pool's device.
         """
         N, _, H, W = self.images.shape
+        if augment not in AUGMENTATIONS:
+            raise ValueError(f"augment: expected one of {', '.join(AUGMENTATIONS)}, got {augment!r}")
         if batch < 1 or not 1 <= crop <= min(H, W):
             raise ValueError(f"batch, crop: expected batch >= 1 and 1 <= crop <= {min(H, W)}, got {batch} and {crop}")
         bounds = (N, H - crop + 1, W - crop + 1, 2, 2, 2)
         drawn = torch.stack([torch.randint(bound, (batch, 1, 1), generator=generator) for bound in bounds])
         which, top, left, mirror_rows, mirror_columns, transpose = drawn.to(self.images.device)
+        if augment == "flip":
+            mirror_rows, transpose = torch.zeros_like(mirror_rows), torch.zeros_like(transpose)
         position = torch.arange(crop, device=self.images.device)
         i, j = position[None, :, None], position[None, None, :]
         i, j = torch.where(transpose > 0, j, i), torch.where(transpose > 0, i, j)  # (batch, crop, crop)

@@ -64,8 +64,8 @@ class C2FDFTConfig(DFTConfig):
         stage: ``coarse`` (noise prediction), ``fine`` (the sampler unrolled; from a coarse network or from scratch), or
             ``regression``: the same network asked once, as y + DFT(y, 0, 0), the control that the paper lacks.
         T, beta_start, beta_end: the linear schedule.
-        sampling_steps: network calls of the sampler, in the fine stage and by default in `restore`.
-        step_rule: the time indices it visits, see `sampler.visited_times`.
+        sampling_steps, step_rule: what `sampler.visited_times` makes the times of the network calls from, in the fine
+            stage and by default in `restore`; with rule ``released`` the steps are not the number of calls.
         ssim: similarity in the fine loss: ``ssim`` (paper), ``ms_ssim`` of five scales (released code), or ``none``.
         ssim_range: length of the value range that its constants assume. Images here span [-1, 1], hence 2; the
             released code says 255, which makes the term, and its gradient, all but vanish.

@@ -2,14 +2,18 @@
 
 SSIM compares local means and (co)variances under a Gaussian window. Two constants, C1 = (.01 L)^2 and C2 = (.03 L)^2,
 keep it finite, where L is the length of the value range. On images in [-1, 1] L is 2. With L = 255 (released code) they
-are 6.5 and 58.5: both ratios are then 1 up to a few 1e-5 whatever the images, and so is the similarity.
+are 6.5 and 58.5, far above any variance or product of such images: both ratios are nearly 1 for pictures that anyone
+would tell apart, and hardly change with them.
 """
+
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from minirestore import images
+from minirestore.papers.c2f_dft.config import SSIM_KINDS
 
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003
 WINDOW, WINDOW_SIGMA = 11, 1.5
@@ -30,9 +34,11 @@ def ssim_terms(a: Tensor, b: Tensor, value_range: float) -> tuple[Tensor, Tensor
         Two scalars in about [-1, 1].
 
     Raises:
-        ValueError: shapes differ.
+        ValueError: shapes differ, or not four dimensions.
     """
     images.check_same_shape(a, b, ("a", "b"))
+    if a.ndim != 4:
+        raise ValueError(f"a: expected (B, C, H, W), got shape {tuple(a.shape)}")
     size = min(WINDOW, *a.shape[-2:])
     position = torch.arange(size, dtype=a.dtype, device=a.device) - size // 2
     window = torch.exp(-position.square() / (2 * (WINDOW_SIGMA * size / WINDOW) ** 2))
@@ -68,18 +74,31 @@ def ms_ssim(a: Tensor, b: Tensor, value_range: float = 2.0) -> Tensor:
         size = f"{a.shape[-2]}x{a.shape[-1]}"
         raise ValueError(f"a: {scales} scales need sides of at least {2 ** (scales - 1)} pixels, got {size}; use ssim")
     total = a.new_ones(())
-    for scale, weight in enumerate(MS_SSIM_WEIGHTS, 1):
+    for scale, weight in enumerate(MS_SSIM_WEIGHTS):
+        if scale:
+            a, b = F.avg_pool2d(a, 2), F.avg_pool2d(b, 2)
         whole, contrast = ssim_terms(a, b, value_range)
-        total = total * (whole if scale == scales else contrast).clamp(min=SMALLEST_TERM) ** weight
-        a, b = F.avg_pool2d(a, 2), F.avg_pool2d(b, 2)
+        total = total * (whole if scale == scales - 1 else contrast).clamp(min=SMALLEST_TERM) ** weight
     return total
 
 
 def fine_loss(restored: Tensor, clean: Tensor, kind: str, value_range: float, weight: float) -> dict[str, Tensor]:
     """``loss`` = weight * (1 - similarity) + (1 - weight) * L1 of images in [-1, 1], and its parts ``ssim`` and ``l1``.
 
-    ``kind`` is ``ssim``, ``ms_ssim``, or ``none`` (L1 alone, with weight 1).
+    ``kind`` is ``ssim``, ``ms_ssim``, or ``none`` (L1 alone, with weight 1). Computed in float32, under autocast, too:
+    variances are small differences of squares.
+
+    Raises:
+        ValueError: unknown kind; as `ssim_terms` and `ms_ssim`.
     """
+    if kind not in SSIM_KINDS:
+        raise ValueError(f"kind: expected one of {', '.join(SSIM_KINDS)}, got {kind!r}")
+    device = restored.device.type
+    with nullcontext() if device == "meta" else torch.autocast(device, enabled=False):  # meta has no autocast
+        return _fine_loss(restored.float(), clean.float(), kind, value_range, weight)
+
+
+def _fine_loss(restored: Tensor, clean: Tensor, kind: str, value_range: float, weight: float) -> dict[str, Tensor]:
     l1 = (restored - clean).abs().mean()
     if kind == "none":
         return {"loss": l1, "l1": l1}

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from minirestore import checkpoints
-from minirestore.papers.c2f_dft.config import DFTConfig
-from minirestore.papers.c2f_dft.transformer import DFT
+from minirestore.papers.c2f_dft.config import OFFICIAL, C2FDFTConfig
+from minirestore.papers.c2f_dft.stages import C2FDFT
 
 # prefix of a released name -> ours; levels are numbered from 1 there and from 0 here
 RELEASED_STAGES = {
@@ -49,15 +49,16 @@ def from_released_name(name: str) -> str:
     return RELEASED_STAGES.get(stage, "") + (f"{number}." if number else "") + ours
 
 
-def load_official(path: str | Path, config: DFTConfig | None = None) -> DFT:
-    """The network with the weights of a released checkpoint (``.pth``), in evaluation mode.
+def load_official(path: str | Path, config: C2FDFTConfig | None = None) -> C2FDFT:
+    """The method with the weights of a released checkpoint (``.pth``), in evaluation mode, ready to `restore`.
 
     The averaged weights (``params_ema``), which the released code evaluates, are taken; else ``params``, else the file
     as a plain state dictionary.
 
     Args:
         path: a file written by ``torch.save``; only tensors are read from it.
-        config: the network's size; by default the published one, without biases where the file has none.
+        config: the network and its sampler; by default the published ones with the released settings (`OFFICIAL`),
+            without biases where the file has none.
 
     Raises:
         FileNotFoundError: no such file. ValueError: names or shapes do not fit.
@@ -68,7 +69,8 @@ def load_official(path: str | Path, config: DFTConfig | None = None) -> DFT:
     released: Mapping[str, Tensor] = content.get("params_ema") or content.get("params") or content
     weights = {from_released_name(name.removeprefix("module.")): value.float() for name, value in released.items()}
     if config is None:
-        config = DFTConfig(norm="with_bias" if any(name.endswith("norm1.bias") for name in weights) else "bias_free")
-    network = DFT(config)
-    checkpoints.fill(network, weights, path)
-    return network
+        norm = "with_bias" if any(name.endswith("norm1.bias") for name in weights) else "bias_free"
+        config = C2FDFTConfig(stage="fine", norm=norm, **OFFICIAL)
+    method = C2FDFT(config)
+    checkpoints.fill(method, {f"network.{name}": value for name, value in weights.items()}, path)
+    return method

@@ -26,10 +26,11 @@ def visited_times(steps: int, rule: str = "endpoints", T: int = 1000) -> list[in
     ``endpoints``: ``steps`` indices from T - 1 to 0, equally spaced. ``released``: multiples of ``T // steps`` below T,
     so that ``steps`` is no number of calls: 3 makes the four calls 999, 666, 333, 0, and 4 makes four that never see
     pure noise (750, 500, 250, 0). ``paper`` (Algorithm 1): ``(j - 1) T / (steps - 1) + 1`` for j = 1 .. steps, counted
-    from 1; rounded, and its first index, T + 1, lowered to T.
+    from 1; rounded, and its first index, T + 1, lowered to T. With more than about 2 T / 3 steps that would be the
+    second index as well.
 
     Raises:
-        ValueError: unknown rule, or ``steps`` outside 1..T.
+        ValueError: unknown rule, ``steps`` outside 1..T, or so many that rule ``paper`` repeats an index.
     """
     if rule not in STEP_RULES:
         raise ValueError(f"rule: expected one of {', '.join(STEP_RULES)}, got {rule!r}")
@@ -41,7 +42,10 @@ def visited_times(steps: int, rule: str = "endpoints", T: int = 1000) -> list[in
         return list(range(0, T, T // steps))[::-1]
     if steps == 1:
         return [T - 1]
-    return [min(round(j * T / (steps - 1)), T - 1) for j in reversed(range(steps))]
+    times = [min(round(j * T / (steps - 1)), T - 1) for j in reversed(range(steps))]
+    if times[0] == times[1]:
+        raise ValueError(f"steps: rule paper visits t = {T - 1} twice with {steps} steps; take fewer, or endpoints")
+    return times
 
 
 def euler_weights(alpha_bar: Tensor, times: Sequence[int]) -> Tensor:

@@ -16,11 +16,13 @@ def antithetic_times(count: int, T: int, generator: torch.Generator, device: tor
     """``count`` time indices in pairs of neighbours: t uniform in 0..T - 1, and its mirror image T - 1 - t.
 
     Released code, in another order within the batch. Each index is uniform, and every batch covers early and late times
-    alike. ``(count,)`` int64.
+    alike. Pairs are made in the whole batch, of which ``generator`` (a `diffusion.BatchGenerator`) may name a slice.
+    ``(count,)`` int64.
     """
-    t = (diffusion.rand((count,), generator, device) * T).long().clamp(max=T - 1)
-    t[1::2] = T - 1 - t[0 : count - 1 : 2]
-    return t
+    shards, shard = getattr(generator, "world_size", 1), getattr(generator, "rank", 0)
+    t = (torch.rand(count * shards, generator=generator, device=generator.device) * T).long().clamp(max=T - 1)
+    t[1::2] = T - 1 - t[0 : len(t) - 1 : 2]
+    return t[shard * count : (shard + 1) * count].to(device)
 
 
 class C2FDFT(nn.Module):
