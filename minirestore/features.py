@@ -75,22 +75,29 @@ def load_encoder(name: str = "features") -> FeatureEncoder:
     return encoder.requires_grad_(False)
 
 
-def _maps(encoder: FeatureEncoder, x: Tensor, name: str) -> list[Tensor]:
-    images.check_images(x, name, channels=(3,))
+def _maps(encoder: FeatureEncoder, x: Tensor, name: str, check_values: bool = True) -> list[Tensor]:
+    if check_values:
+        images.check_images(x, name, channels=(3,))
+    else:
+        images.check_layout(x, name, channels=(3,), minimum_side=2)
     return encoder(images.pad_to_multiple(x, encoder.multiple, minimum=2 * encoder.multiple))  # every map at least 2x2
 
 
-def perceptual_distance(encoder: FeatureEncoder, prediction: Tensor, target: Tensor) -> Tensor:
+def perceptual_distance(
+    encoder: FeatureEncoder, prediction: Tensor, target: Tensor, *, check_values: bool = True
+) -> Tensor:
     """Mean squared difference of unit-length feature vectors, averaged over levels; per image ``(B,)``, differentiable.
 
     The construction of LPIPS (Zhang et al. 2018) without learned channel weights. Report it as `METRIC_ID`.
 
     Args:
         prediction, target: ``(B, 3, H, W)`` in [0, 1], of one shape, H and W >= 2.
+        check_values: refuse values that are not finite or leave [0, 1]. False is for a loss, whose images may leave it.
     """
     images.check_same_shape(prediction, target, ("prediction", "target"))
+    pair = ((prediction, "prediction"), (target, "target"))
     distances = []
-    for a, b in zip(_maps(encoder, prediction, "prediction"), _maps(encoder, target, "target"), strict=True):
+    for a, b in zip(*(_maps(encoder, x, name, check_values) for x, name in pair), strict=True):
         difference = F.normalize(a, dim=1) - F.normalize(b, dim=1)
         distances.append(difference.square().sum(1).mean((1, 2)))
     return torch.stack(distances).mean(0)

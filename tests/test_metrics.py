@@ -97,7 +97,10 @@ def test_gmsd_equals_piq(channels, size):
     torch.testing.assert_close(metrics.gmsd(prediction, target), expected, atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["ssim", "ms_ssim", "haarpsi", "gmsd", "psnr", "high_frequency_error"])
+@pytest.mark.parametrize(
+    "name",
+    ["ssim", "ms_ssim", "haarpsi", "gmsd", "psnr", "high_frequency_error", "spectrum_distance", "low_frequency_rmse"],
+)
 def test_more_noise_is_worse(name):
     scores = [METRICS[name].function(*pair_for(name, noise=noise, batch=1)) for noise in (0.02, 0.05, 0.15)]
     sign = 1 if METRICS[name].higher_is_better else -1
@@ -107,7 +110,8 @@ def test_more_noise_is_worse(name):
 @pytest.mark.parametrize("name", IMAGE_METRICS)
 def test_identical_images_reach_the_best_value(name):
     target = pair_for(name)[1]
-    best = {"psnr": math.inf, "gmsd": 0.0, "high_frequency_error": 0.0}.get(name, 1.0)
+    zero = {"gmsd", "high_frequency_error", "spectrum_distance", "low_frequency_rmse", "colour_offset"}
+    best = math.inf if name == "psnr" else 0.0 if name in zero else 1.0
     torch.testing.assert_close(METRICS[name].function(target, target), torch.full((2,), best, dtype=torch.float64))
 
 
@@ -132,6 +136,56 @@ def test_scaling_the_contrast_squares_the_energy_ratios():
     for name in ("high_frequency_energy_ratio", "gradient_energy_ratio"):
         torch.testing.assert_close(METRICS[name].function(target / 2, target), torch.full((2,), 0.25).double())
     torch.testing.assert_close(metrics.high_frequency_error(target / 2, target), torch.full((2,), 0.25).double())
+
+
+def test_spectrum_distance_is_the_change_of_log_power():
+    target = pair(48, 40, noise=0)[1]
+    # Half the contrast is a quarter of the power at every frequency.
+    found = metrics.spectrum_distance(target / 2 + 0.25, target)
+    torch.testing.assert_close(found, torch.full((2,), math.log10(4)).double())
+    size = torch.arange(64)
+    wave = torch.cos(2 * math.pi * 4 / 64 * size).expand(1, 3, 64, 64) / 8  # 1/16 cycles/pixel, below the range
+    fine = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) / 4 + 0.3
+    assert metrics.spectrum_distance(fine + wave, fine) < 0.02
+    assert metrics.spectrum_distance(fine + wave.roll(1, -1) * torch.cos(math.pi * size), fine) > 0.1
+    flat = torch.full((1, 3, 64, 64), 0.5)
+    assert metrics.spectrum_distance(flat, flat) == 0 and math.isfinite(metrics.spectrum_distance(flat, fine))
+
+
+def test_spectrum_distance_is_of_luma_under_a_window():
+    from minirestore import images
+
+    prediction, target = pair(32, 32)
+    logs = []
+    for x in (images.luma(prediction), images.luma(target)):
+        window = np.sin(np.pi * (np.arange(32) + 0.5) / 32) ** 2
+        x = x[:, 0].numpy()
+        power = np.abs(np.fft.fft2((x - x.mean((1, 2), keepdims=True)) * np.outer(window, window))) ** 2
+        u = np.fft.fftfreq(32) * 32
+        ring = np.floor(np.hypot(u[:, None], u[None]) + 0.5)
+        logs.append(np.log10([power[:, ring == k].mean(1) for k in range(4, 17)]))
+    np.testing.assert_allclose(metrics.spectrum_distance(prediction, target), np.abs(logs[0] - logs[1]).mean(0))
+
+
+def test_low_frequency_rmse_averages_cells_of_8_pixels():
+    prediction, target = pair(20, 16)
+    cells = [
+        (prediction - target)[..., top : top + 8, left : left + 8].mean((2, 3)) for top in (0, 8, 16) for left in (0, 8)
+    ]
+    expected = torch.stack(cells).square().mean((0, 2)).sqrt()
+    torch.testing.assert_close(metrics.low_frequency_rmse(prediction, target), expected)
+    checker = (torch.arange(32)[:, None] + torch.arange(32)) % 2 * 0.2 - 0.1
+    grey = torch.full((1, 3, 32, 32), 0.5)
+    assert metrics.low_frequency_rmse(grey + checker, grey).item() == pytest.approx(0, abs=1e-7)
+    assert metrics.low_frequency_rmse(grey + 0.1, grey).item() == pytest.approx(0.1)
+
+
+def test_colour_offset_is_that_of_the_worst_channel():
+    target = pair()[1] * 0.2 + 0.4
+    offset = torch.tensor([[0.01, -0.2, 0.1], [0.0, 0.05, 0.0]]).view(2, 3, 1, 1)
+    detail = torch.arange(48) % 2 * 0.2 - 0.1
+    found = metrics.colour_offset(target + offset + detail, target)
+    torch.testing.assert_close(found, torch.tensor([0.2, 0.05]).double(), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["high_frequency_energy_ratio", "high_frequency_error", "gradient_energy_ratio"])

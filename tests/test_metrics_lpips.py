@@ -160,6 +160,51 @@ def test_autocast_gradients_and_grey(torch_home):
     assert torch.equal(metrics.lpips(*grey, net="squeeze"), metrics.lpips(*wide, net="squeeze"))
 
 
+def test_the_loss_is_the_metric_with_a_gradient_and_without_a_range(torch_home):
+    write(torch_home, "squeeze", features("squeeze"))
+    x, y = image_pair(32)
+    x.requires_grad_()
+    expected = metrics.lpips(x, y, net="squeeze")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = metrics.lpips_loss(x, y, net="squeeze")
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=0)
+    (gradient,) = torch.autograd.grad(found.sum(), x)
+    step = 1e-4 * gradient.sign()
+    up, down = (metrics.lpips_loss(x + s, y, net="squeeze").sum().item() for s in (step, -step))
+    assert (gradient * step).sum().item() == pytest.approx((up - down) / 2, rel=0.05)
+    wide = (3 * x - 1).detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(metrics.lpips_loss(wide, y, net="squeeze").sum(), wide)
+    assert (gradient[(wide < 0) | (wide > 1)] != 0).float().mean() > 0.9
+    metrics.lpips(x, y, net="squeeze")  # the metric leaves the network as the loss needs it
+    assert torch.equal(metrics.lpips_loss(x, y, net="squeeze"), found)
+
+
+def test_the_loss_has_a_finite_gradient_where_all_features_are_zero(torch_home):
+    """Unit vectors have no derivative at zero, which the layers that made them zero must not pass on."""
+    weights = features("vgg")
+    weights["features.28.bias"] -= 1e3
+    write(torch_home, "vgg", weights)
+    x, y = image_pair(16)
+    (gradient,) = torch.autograd.grad(metrics.lpips_loss(x.requires_grad_(), y).sum(), x)
+    assert gradient.isfinite().all() and gradient.abs().max() > 0
+
+
+def test_the_loss_refuses_what_the_metric_refuses(torch_home):
+    x, y = image_pair(24)
+    with pytest.raises(FileNotFoundError, match="lpips-squeeze: no trunk weights"):
+        metrics.lpips_loss(x, y, net="squeeze")
+    with pytest.raises(ValueError, match="net: expected one of"):
+        metrics.lpips_loss(x, y, net="resnet")
+    write(torch_home, "squeeze", features("squeeze"))
+    with pytest.raises(ValueError, match="prediction and target must have the same shape"):
+        metrics.lpips_loss(x[:1], y, net="squeeze")
+    with pytest.raises(ValueError, match="prediction: both sides must be at least 24 pixels"):
+        metrics.lpips_loss(x[..., :23], y[..., :23], net="squeeze")
+    with pytest.raises(ValueError, match="target: expected 3 channels"):
+        metrics.lpips_loss(x, y[:, :1], net="squeeze")
+
+
 def test_unusable_files_are_refused(torch_home):
     good = features("squeeze")
     x, y = image_pair(24)

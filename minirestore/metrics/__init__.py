@@ -15,18 +15,22 @@ from minirestore.metrics.depth import Alignment, abs_rel, align_depth, boundary_
 from minirestore.metrics.image import (
     GMSD_SIDE,
     HAARPSI_SIDE,
+    LOW_FREQUENCY_CELL,
     MS_SSIM_SIDE,
     SSIM_WINDOW,
+    colour_offset,
     gmsd,
     gradient_energy_ratio,
     haarpsi,
     high_frequency_energy_ratio,
     high_frequency_error,
+    low_frequency_rmse,
     ms_ssim,
     psnr,
+    spectrum_distance,
     ssim,
 )
-from minirestore.metrics.perceptual import TRUNKS, lpips, lpips_available, lpips_id, trunk_path
+from minirestore.metrics.perceptual import TRUNKS, lpips, lpips_available, lpips_id, lpips_loss, trunk_path
 
 __all__ = [
     "METRICS",
@@ -35,6 +39,7 @@ __all__ = [
     "abs_rel",
     "align_depth",
     "boundary_f1",
+    "colour_offset",
     "delta1",
     "evaluate",
     "gmsd",
@@ -42,12 +47,15 @@ __all__ = [
     "haarpsi",
     "high_frequency_energy_ratio",
     "high_frequency_error",
+    "low_frequency_rmse",
     "lpips",
     "lpips_available",
     "lpips_id",
+    "lpips_loss",
     "ms_ssim",
     "psnr",
     "rmse",
+    "spectrum_distance",
     "ssim",
     "trunk_path",
 ]
@@ -81,6 +89,9 @@ METRICS: dict[str, Metric] = {
     "high_frequency_energy_ratio": Metric(high_frequency_energy_ratio, None, "images", "high-frequency energy ratio"),
     "high_frequency_error": Metric(high_frequency_error, False, "images", "high-frequency error"),
     "gradient_energy_ratio": Metric(gradient_energy_ratio, None, "images", "gradient energy ratio"),
+    "spectrum_distance": Metric(spectrum_distance, False, "images", "spectrum distance (decades)"),
+    "low_frequency_rmse": Metric(low_frequency_rmse, False, "images", "low-frequency RMSE", LOW_FREQUENCY_CELL),
+    "colour_offset": Metric(colour_offset, False, "images", "colour offset"),
     **{
         f"lpips-{net}": Metric(functools.partial(lpips, net=net), False, "weights", f"LPIPS ({net})", side)
         for net, (_, _, side) in TRUNKS.items()

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minirestore import images, wavelets
+from minirestore import fourier, images, wavelets
 
 SSIM_WINDOW = 11
 MS_SSIM_SIDE = 176
@@ -23,6 +23,9 @@ HAARPSI_C = 30.0
 HAARPSI_ALPHA = 4.2
 GMSD_SIDE = 6
 GMSD_T = 170 / 255**2
+SPECTRUM_FROM = 0.125  # cycles/pixel, a quarter of the Nyquist frequency
+SPECTRUM_FLOOR = 1e-12  # a millionth of the power that rounding to 8 bit adds
+LOW_FREQUENCY_CELL = 8
 # Chroma rows of the RGB to YIQ matrix; its first row is images.LUMA_BT601.
 YIQ_CHROMA = ((0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
 
@@ -265,3 +268,47 @@ def gradient_energy_ratio(prediction: Tensor, target: Tensor) -> Tensor:
     """
     prediction, target = check_pair(prediction, target, "gradient_energy_ratio")
     return _relative(_gradient_energy(prediction), _gradient_energy(target), "gradient_energy_ratio")
+
+
+@full_precision
+def spectrum_distance(prediction: Tensor, target: Tensor) -> Tensor:
+    """How far apart two power spectra are at high frequencies, in decades: 0 is right; lower is better.
+
+    The mean of ``|log10 P(prediction) - log10 P(target)|`` over the rings of `fourier.radial_power_spectrum` from 0.125
+    to 0.5 cycles/pixel (a quarter of the Nyquist frequency up to it), luma, Hann window. Powers below 1e-12 count as
+    1e-12. Like `high_frequency_energy_ratio` it sees how much detail there is, not whether it is the right one.
+
+    Returns:
+        ``(B,)`` float64.
+    """
+    logs = []
+    for x in check_pair(prediction, target, "spectrum_distance"):
+        frequencies, power = fourier.radial_power_spectrum(images.luma(x), window=True)
+        logs.append(power[:, frequencies >= SPECTRUM_FROM].clamp(min=SPECTRUM_FLOOR).log10())
+    return (logs[0] - logs[1]).abs().mean(1).cpu()
+
+
+@full_precision
+def low_frequency_rmse(prediction: Tensor, target: Tensor) -> Tensor:
+    """Root mean squared error of the means of 8 x 8 cells, over all channels: 0 is right; lower is better.
+
+    What remains of an error when detail is averaged away: shading and colour. Cells that the right or lower border cuts
+    are averaged over the pixels they have.
+
+    Returns:
+        ``(B,)`` float64, in [0, 1]. Sides below 8 px raise ValueError.
+    """
+    prediction, target = check_pair(prediction, target, "low_frequency_rmse", LOW_FREQUENCY_CELL)
+    cells = F.avg_pool2d(prediction - target, LOW_FREQUENCY_CELL, ceil_mode=True)
+    return cells.square().mean((1, 2, 3)).sqrt().cpu()
+
+
+@full_precision
+def colour_offset(prediction: Tensor, target: Tensor) -> Tensor:
+    """Largest difference, among the channels, of an image's mean from that of the target: 0 is right; lower is better.
+
+    Returns:
+        ``(B,)`` float64, in [0, 1].
+    """
+    prediction, target = check_pair(prediction, target, "colour_offset")
+    return (prediction - target).mean((2, 3)).abs().amax(1).cpu()

@@ -8,6 +8,7 @@ file is read explicitly, has to fill every weight, and its sha256 decides the me
 import functools
 import hashlib
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -88,9 +89,9 @@ def _read_trunk(path: Path) -> dict[str, Tensor]:
     return weights
 
 
-@functools.lru_cache(maxsize=3)
-def _build(net: Net, path: Path, size: int, modified_ns: int) -> nn.Module:
-    """LPIPS 0.1 with the heads of the lpips package and the trunk of the file, once per version of the file.
+@functools.lru_cache(maxsize=6)
+def _build(net: Net, path: Path, size: int, modified_ns: int, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """LPIPS 0.1 with the heads of the lpips package and the trunk of the file, once per version, device and dtype.
 
     The network is built on the meta device, without storage, so that no weight can stay at a random value: each comes
     from one of the two files or stays meta, which is refused.
@@ -118,7 +119,17 @@ def _build(net: Net, path: Path, size: int, modified_ns: int) -> nn.Module:
     missing = [name for name, value in model.state_dict().items() if value.is_meta]
     if missing:
         raise ValueError(f"lpips-{net}: no weights found for {', '.join(missing)}; reinstall the lpips package")
-    return model.eval().requires_grad_(False)
+    return model.eval().requires_grad_(False).to(device, dtype)
+
+
+def _model(net: Net, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """The network with the trunk on disk, or an error that says what is missing."""
+    path = _find_trunk(net)
+    status = path.stat()
+    try:
+        return _build(net, path, status.st_size, status.st_mtime_ns, device, dtype)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"lpips needs the {error.name} package: pip install 'minirestore[lpips]'") from error
 
 
 @full_precision
@@ -139,13 +150,33 @@ def lpips(prediction: Tensor, target: Tensor, *, net: Net = "vgg") -> Tensor:
         FileNotFoundError: no trunk on disk. ValueError: bad images, or weights that do not fit.
         ModuleNotFoundError: the lpips package is not installed.
     """
-    path = _find_trunk(net)
+    _find_trunk(net)
     x, y = check_pair(prediction, target, f"lpips-{net}", TRUNKS[net][2])
-    try:
-        model = _build(net, path, path.stat().st_size, path.stat().st_mtime_ns)
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"lpips needs the {error.name} package: pip install 'minirestore[lpips]'") from error
     dtype = torch.float32 if x.device.type == "cpu" else torch.float64
-    model = model.to(x.device, dtype)
     x, y = (images.to_model_range(z).expand(-1, 3, -1, -1).to(dtype) for z in (x, y))
-    return model(x, y).flatten().double().cpu()
+    return _model(net, x.device, dtype)(x, y).flatten().double().cpu()
+
+
+def lpips_loss(prediction: Tensor, target: Tensor, *, net: Net = "vgg") -> Tensor:
+    """`lpips` to train with: differentiable, in float32, on the device of the images.
+
+    Values are neither checked nor clipped: a loss may have to judge images that leave [0, 1].
+
+    Args:
+        prediction, target: ``(B, 3, H, W)``, where [0, 1] is the range of images.
+        net: as for `lpips`.
+
+    Returns:
+        ``(B,)`` float32, with gradients.
+
+    Raises:
+        As `lpips`, except for values.
+    """
+    _find_trunk(net)
+    for name, x in (("prediction", prediction), ("target", target)):
+        images.check_layout(x, name, channels=(3,), minimum_side=TRUNKS[net][2])
+    images.check_same_shape(prediction, target, ("prediction", "target"))
+    model = _model(net, prediction.device, torch.float32)
+    device = prediction.device.type
+    with nullcontext() if device == "meta" else torch.autocast(device, enabled=False):  # meta has no autocast
+        return model(*(images.to_model_range(x.float()) for x in (prediction, target))).flatten()
