@@ -1,4 +1,8 @@
-"""Saved models: safetensors weights, a JSON card beside them, and a sha256 that is checked on every load."""
+"""Saved models: safetensors weights, a JSON card beside them, and a sha256 that is checked on every load.
+
+A module may name `frozen_parts`: children whose weights belong to another checkpoint and stay out of its own. A model
+in another library's layout is a folder of files, sealed by a card with the sha256 of each.
+"""
 
 import hashlib
 import json
@@ -12,6 +16,7 @@ from torch import Tensor, nn
 
 from minirestore.config import data_root
 
+CARD_FILE = "card.json"
 CARD_FIELDS = ("method", "config", "data", "steps", "seed", "device", "wall_time_s", "metrics")
 
 
@@ -50,7 +55,7 @@ def save(path: str | Path, module: nn.Module, card: dict[str, Any], dtype: torch
     if missing := [field for field in CARD_FIELDS if field not in card]:
         raise ValueError(f"card: lacks {', '.join(missing)}; a card holds {', '.join(CARD_FIELDS)}")
     tensors = {}
-    for key, value in module.state_dict().items():
+    for key, value in own_tensors(module, module.state_dict()).items():
         stored = value.detach().cpu().to(dtype if value.is_floating_point() else value.dtype).contiguous()
         if not torch.isfinite(stored).all():
             raise ValueError(f"module: {key} is not finite as {dtype}; nothing was saved")
@@ -61,6 +66,45 @@ def save(path: str | Path, module: nn.Module, card: dict[str, Any], dtype: torch
     write_atomically(path, payload)
     write_atomically(path.with_suffix(".json"), (json.dumps(card, indent=1, sort_keys=True) + "\n").encode())
     return path
+
+
+def own_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those of a state dictionary that do not belong to the module's frozen parts."""
+    frozen = tuple(f"{part}." for part in getattr(module, "frozen_parts", ()))
+    return {key: value for key, value in tensors.items() if not key.startswith(frozen)} if frozen else dict(tensors)
+
+
+def seal(folder: str | Path, card: Mapping[str, Any]) -> None:
+    """Write ``card.json`` into a folder: ``card``, and the sha256 of every other file there."""
+    folder = Path(folder)
+    content = {**card, "files": _file_digests(folder)}
+    write_atomically(folder / CARD_FILE, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
+
+
+def check_seal(folder: str | Path) -> dict[str, Any]:
+    """The card of a sealed folder, empty if it has none.
+
+    Raises:
+        ValueError: a file is missing, was added, or has another sha256.
+    """
+    folder = Path(folder)
+    if not (folder / CARD_FILE).is_file():
+        return {}
+    card = json.loads((folder / CARD_FILE).read_text())
+    found = _file_digests(folder)
+    if found != card["files"]:
+        names = sorted(
+            name for name in found.keys() | card["files"].keys() if found.get(name) != card["files"].get(name)
+        )
+        raise ValueError(
+            f"checkpoint {folder}: {names[0]} is missing, new or damaged (the sha256 differs); fetch it again"
+        )
+    return card
+
+
+def _file_digests(folder: Path) -> dict[str, str]:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CARD_FILE)
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
 def _digest(payload: bytes, card: dict[str, Any]) -> str:
@@ -125,11 +169,12 @@ def fill(module: nn.Module, tensors: dict[str, Tensor], name: str | Path) -> Non
     Raises:
         ValueError: keys or shapes differ from the module's; the message names the first ones.
     """
-    expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    tensors = own_tensors(module, tensors)
+    expected = {key: tuple(value.shape) for key, value in own_tensors(module, module.state_dict()).items()}
     found = {key: tuple(value.shape) for key, value in tensors.items()}
     if expected != found:
         differing = sorted(k for k in expected.keys() | found.keys() if expected.get(k) != found.get(k))
         detail = ", ".join(f"{k} (module {expected.get(k)}, file {found.get(k)})" for k in differing[:3])
         raise ValueError(f"checkpoint {name!s}: does not fit this module: {detail}; build it from the card's config")
-    module.load_state_dict(tensors)
+    module.load_state_dict(tensors, strict=not getattr(module, "frozen_parts", ()))  # all own ones are there
     module.eval()

@@ -194,6 +194,12 @@ def x0_from_velocity(x_t: Tensor, v: Tensor, alpha_bar: Tensor) -> Tensor:
     return level.sqrt() * x_t - (1 - level).sqrt() * v
 
 
+def eps_from_velocity(x_t: Tensor, v: Tensor, alpha_bar: Tensor) -> Tensor:
+    """``eps = sqrt(alpha_bar) v + sqrt(1 - alpha_bar) x_t``, defined at every level."""
+    level = broadcast_level(alpha_bar, x_t)
+    return level.sqrt() * v + (1 - level).sqrt() * x_t
+
+
 def posterior(x0: Tensor, x_t: Tensor, alpha_bar: Tensor, alpha_bar_next: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance of ``q(x_s | x_t, x_0)`` for a cleaner level ``s`` (DDPM, equations 6 and 7).
 

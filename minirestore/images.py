@@ -6,6 +6,7 @@ and the cutting into tiles happen here and nowhere else.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -78,6 +79,11 @@ def check_same_shape(a: Tensor, b: Tensor, names: tuple[str, str]) -> None:
     if a.shape != b.shape:
         shapes = f"{tuple(a.shape)} and {tuple(b.shape)}"
         raise ValueError(f"{names[0]} and {names[1]} must have the same shape, got {shapes}")
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager:
+    """A context in which float32 stays float32 on the device of ``x``; for losses that small numbers decide."""
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)  # meta has no autocast
 
 
 def to_model_range(x: Tensor) -> Tensor:

@@ -18,12 +18,16 @@ from minirestore import checkpoints, config, datasets, degradations, diffusion, 
 from minirestore.denoiser import Denoiser, DenoiserConfig
 from minirestore.features import FeatureEncoder, FeatureEncoderConfig
 from minirestore.papers.c2f_dft import C2FDFT, C2FDFTConfig, DFTConfig
+from minirestore.papers.hf_error_map import HFErrorMap, HFErrorMapMethodConfig
+from minirestore.papers.resshift import ResShift, ResShiftConfig, SwinUNetConfig
 from minirestore.papers.structure_guidance import StructureGuidance, StructureGuidanceConfig
-from minirestore.scenes.pool import AUGMENTATIONS
+from minirestore.prior import AUTOENCODERS, Autoencoder, LatentPrior, LatentPriorConfig
+from minirestore.scenes.pool import AUGMENTATIONS, CropPool
 from minirestore.training import FitResult, MakeBatch, TrainingConfig
 
 NOISE_SIGMA = 25.0
 MIXUP_BETA = 1.2
+SHRINK = 4  # pixels of an image per pixel of its low-resolution version, in each direction
 LARGEST_ON_DEVICE = 8 * 2**30  # bytes; a larger pool of photographs stays in the CPU's memory
 
 
@@ -32,14 +36,17 @@ class DataConfig:
     """Where training crops come from.
 
     Attributes:
-        source: ``dead_leaves``, ``scenes`` (ray-cast, with class labels), or ``folder:NAME`` or ``pairs:NAME`` of
-            `datasets`; pairs are not degraded further.
+        source: ``dead_leaves``; ``scenes`` (ray-cast, with class labels); ``mixed`` (half dead leaves, half scenes,
+            with the number of their kind) or ``mixed_depth`` (the scenes' depth maps as well, in grey); or
+            ``folder:NAME`` or ``pairs:NAME`` of `datasets`; pairs are not degraded further.
         images, image_size: number and side of the pool's images.
         depth_of_field: range of the largest blur of each dead-leaves image, in pixels (see ``scenes.dead_leaves``).
         crop: side of a training crop.
         sigma: standard deviation of the added noise, in units of 1/255; 0 adds none.
         blur: name of a domain of ``degradations.BLUR_DOMAINS``, which brings its own noise (then sigma must be 0).
         rain: name of a domain of ``degradations.RAIN_DOMAINS``, before any noise.
+        low_resolution: name of a domain of ``degradations.LOW_RESOLUTION_DOMAINS``, for super-resolution: every image
+            of the pool is degraded once, and ``degraded`` has a quarter of the sides. Then sigma must be 0.
         augment: ``eightfold`` or ``flip``, see ``scenes.CropPool.sample``.
         mixup: with probability 1/2, blend every pair with another of its batch, with one weight from Beta(1.2, 1.2).
         seed: seed of the pool.
@@ -53,6 +60,7 @@ class DataConfig:
     sigma: float = NOISE_SIGMA
     blur: str = ""
     rain: str = ""
+    low_resolution: str = ""
     augment: str = "eightfold"
     mixup: bool = False
     seed: int = 0
@@ -68,6 +76,18 @@ class DataConfig:
             raise ValueError(f"augment: expected one of {', '.join(AUGMENTATIONS)}, got {self.augment!r}")
         if self.source.startswith("pairs:") and (self.blur or self.rain or self.sigma):
             raise ValueError("blur, rain, sigma: pairs bring their own degradation; leave them empty and sigma 0")
+        if self.low_resolution and self.low_resolution not in degradations.LOW_RESOLUTION_DOMAINS:
+            known = ", ".join(degradations.LOW_RESOLUTION_DOMAINS)
+            raise ValueError(
+                f"low_resolution: expected a domain among {known}, or nothing, got {self.low_resolution!r}"
+            )
+        if self.low_resolution and (self.blur or self.rain or self.sigma or self.mixup):
+            raise ValueError(
+                "blur, rain, sigma, mixup: low_resolution brings all degradation; leave them empty, sigma 0"
+            )
+        if self.low_resolution and (self.crop % SHRINK or self.image_size % SHRINK):
+            got = f"{self.crop} and {self.image_size}"
+            raise ValueError(f"crop, image_size: must be multiples of {SHRINK} for low_resolution, got {got}")
         if self.blur and self.rain:
             raise ValueError(f"blur, rain: one degradation at a time, got {self.blur!r} and {self.rain!r}")
         if self.blur and self.sigma:
@@ -237,8 +257,8 @@ C2F_DFT = Recipe(
     task="derain",
     scale=1,
     notebooks=("09", "10"),
-    checkpoints=("c2f_dft", "c2f_dft_coarse", "c2f_dft_denoise"),
-    trainings=tuple({"task": t, "stage": s} for t in ("derain", "denoise") for s in ("coarse", "fine")),
+    checkpoints=("c2f_dft", "c2f_dft_coarse", "c2f_dft_denoise", "c2f_dft_deblur"),
+    trainings=tuple({"task": t, "stage": s} for t in ("derain", "denoise", "deblur") for s in ("coarse", "fine")),
     kept=tuple(f.name for f in dataclasses.fields(DFTConfig)),
     module=C2FDFT,
     config=C2FDFTConfig(),
@@ -276,8 +296,139 @@ C2F_DFT = Recipe(
     ),
 )  # fmt: skip
 
+_SECONDS_OF_LATENTS = TrainingConfig(steps=60, batch_size=4, learning_rate=2e-3, warmup=10, ema_decay=0.99)
+AUTOENCODER = Recipe(
+    name="autoencoder",
+    task="compress",
+    scale=1,
+    notebooks=("06",),
+    checkpoints=("prior/vae",),
+    module=Autoencoder,
+    config=AUTOENCODERS["prior/vae"],
+    profiles={
+        "quick": ({"widths": (8, 16, 16)}, DataConfig("mixed_depth", 12, 64, crop=32, sigma=0.0), _SECONDS_OF_LATENTS),
+        "reduced": (
+            {},
+            DataConfig("mixed_depth", images=1600, image_size=160, crop=64, sigma=0.0),
+            TrainingConfig(steps=14_000, batch_size=16, learning_rate=2e-3, weight_decay=0.0),
+        ),
+        "full": (
+            dataclasses.asdict(AUTOENCODERS["stable-diffusion/vae"]),
+            DataConfig("folder:DIV2K_train_HR", images=800, image_size=1024, crop=256, sigma=0.0),
+            TrainingConfig(steps=300_000, batch_size=32, learning_rate=1e-4, weight_decay=0.0, precision="bf16"),
+        ),
+    },
+)
+# the codebook of ResShift and SinSR; at full size their published autoencoder
+VQ = dataclasses.replace(
+    AUTOENCODER,
+    name="vq",
+    notebooks=("06", "11"),
+    checkpoints=("vq",),
+    config=AUTOENCODERS["vq"],
+    profiles={
+        **AUTOENCODER.profiles,
+        "reduced": ({}, *AUTOENCODER.profiles["reduced"][1:]),
+        "full": (
+            dataclasses.asdict(AUTOENCODERS["resshift/vq-f4"]),
+            *AUTOENCODER.profiles["full"][1:],
+        ),
+    },
+)
+PRIOR = Recipe(
+    name="prior",
+    task="generate",
+    scale=1,
+    notebooks=("06",),
+    checkpoints=("prior",),
+    module=LatentPrior,
+    config=LatentPriorConfig(),
+    profiles={
+        "quick": ({"widths": (16, 16, 16)}, DataConfig("mixed", 12, 64, crop=64, sigma=0.0), _SECONDS_OF_LATENTS),
+        "reduced": (
+            {},
+            DataConfig("mixed", images=1600, image_size=160, crop=128, sigma=0.0),
+            TrainingConfig(steps=10_000, batch_size=16, learning_rate=1e-3, weight_decay=0.0, precision="bf16"),
+        ),
+        "full": (
+            {
+                "autoencoder": "stable-diffusion/vae",
+                "widths": (320, 640, 1280, 1280),
+                "layers": 2,
+                "groups": 32,
+                "heads": 20,
+                "context_width": 1024,
+            },
+            DataConfig("folder:DIV2K_train_HR", images=800, image_size=1024, crop=512, sigma=0.0),
+            TrainingConfig(steps=500_000, batch_size=64, learning_rate=1e-4, precision="bf16", ema_decay=0.9999),
+        ),
+    },
+)
+
+# Four steps of the journal version's schedule, on latents of 32 x 32
+_REDUCED_SHIFT = {
+    "T": 4, "min_noise_level": 0.2, "width": 32, "multipliers": (1, 2), "blocks": (1, 1), "latent_size": 32,
+    "attention_sizes": (32, 16), "swin_width": 32, "head_channels": 16, "mlp_ratio": 2.0,
+}  # fmt: skip
+_LOW_RESOLUTION = DataConfig(images=1200, image_size=160, crop=128, sigma=0.0, low_resolution="light")
+_PUBLISHED_SHIFT = TrainingConfig(
+    steps=300_000, batch_size=64, learning_rate=5e-5, warmup=5000, betas=(0.9, 0.999), weight_decay=0.0,
+    gradient_clip=0.0, ema_decay=0.999, ema_warmup=False, precision="bf16", decay="constant",
+)  # fmt: skip
+_PUBLISHED_LOW_RESOLUTION = DataConfig(
+    "folder:ImageNet/train", images=50_000, image_size=288, crop=256, sigma=0.0, low_resolution="resshift"
+)
+RESSHIFT = Recipe(
+    name="resshift",
+    task="sr",
+    scale=4,
+    notebooks=("11", "12"),
+    checkpoints=("resshift", "resshift_student"),
+    trainings=({"stage": "teacher"}, {"stage": "student"}),
+    module=ResShift,
+    config=ResShiftConfig(),
+    profiles={
+        "quick": (
+            {**_REDUCED_SHIFT, "latent_size": 16, "attention_sizes": (16, 8)},
+            DataConfig(images=12, image_size=64, crop=64, sigma=0.0, low_resolution="light"),
+            TrainingConfig(steps=60, batch_size=4, learning_rate=1e-3, warmup=10, ema_decay=0.99),
+        ),
+        "reduced": (
+            _REDUCED_SHIFT,
+            _LOW_RESOLUTION,
+            TrainingConfig(steps=8000, batch_size=8, learning_rate=1e-3, weight_decay=0.0),
+        ),
+        "full": ({"autoencoder": "resshift/vq-f4"}, _PUBLISHED_LOW_RESOLUTION, _PUBLISHED_SHIFT),
+    },
+    kept=tuple(f.name for f in dataclasses.fields(SwinUNetConfig)),
+    implied=(
+        ({"stage": "student"}, {"reduced": {"steps": 2000, "learning_rate": 3e-4, "ema_decay": 0.99},
+                                "full": {"steps": 30_000}}),
+    ),
+)  # fmt: skip
+HF_ERROR_MAP = dataclasses.replace(
+    RESSHIFT,
+    name="hf_error_map",
+    checkpoints=("hf_error_map",),
+    trainings=({},),
+    module=HFErrorMap,
+    config=HFErrorMapMethodConfig(),
+    profiles={
+        profile: ({**network, **({} if profile == "full" else {"backbone": "course"})}, *rest)
+        for profile, (network, *rest) in RESSHIFT.profiles.items()
+    },
+)
+
 METHODS: dict[str, Recipe] = {"denoiser": DENOISER, "structure_guidance": STRUCTURE_GUIDANCE, "c2f_dft": C2F_DFT}
-MODELS: dict[str, Recipe] = {**METHODS, "features": FEATURES}
+MODELS: dict[str, Recipe] = {
+    **METHODS,
+    "features": FEATURES,
+    "autoencoder": AUTOENCODER,
+    "vq": VQ,
+    "prior": PRIOR,
+    "resshift": RESSHIFT,
+    "hf_error_map": HF_ERROR_MAP,
+}
 
 
 def find_recipe(name: str, among: Mapping[str, Recipe] | None = None) -> Recipe:
@@ -414,6 +565,8 @@ def make_data(data: DataConfig, device: str | torch.device = "cpu") -> MakeBatch
         raise FileNotFoundError("data: " + "; ".join(missing))
     if data.source == "scenes":
         return _labelled_scenes(data, device)
+    if data.source in ("mixed", "mixed_depth"):
+        return _mixed_kinds(data, device)
     if data.source == "dead_leaves":
         pool = scenes.CropPool.dead_leaves(
             data.images, data.image_size, data.seed, device=device, depth_of_field=data.depth_of_field
@@ -423,6 +576,8 @@ def make_data(data: DataConfig, device: str | torch.device = "cpu") -> MakeBatch
         pool = scenes.CropPool(photographs.to("cpu" if photographs.nbytes > LARGEST_ON_DEVICE else device))
     else:
         raise ValueError(f"source: expected dead_leaves, scenes, folder:NAME or pairs:NAME, got {data.source!r}")
+    if data.low_resolution:
+        return _low_resolution_pairs(pool, data)
     blur, rain = degradations.BLUR_DOMAINS.get(data.blur), degradations.RAIN_DOMAINS.get(data.rain)
 
     def degrade(degraded: Tensor, generator: torch.Generator) -> Tensor:
@@ -467,6 +622,56 @@ def _labelled_scenes(data: DataConfig, device: str | torch.device) -> MakeBatch:
         return {"clean": crops[:, :3], "labels": (crops[:, 3:] * 255).round().long()}
 
     return make_batch
+
+
+def _low_resolution_pairs(pool: CropPool, data: DataConfig) -> MakeBatch:
+    """Random crops of a pool beside their part of its images' low-resolution versions, degraded once."""
+    domain, small = degradations.LOW_RESOLUTION_DOMAINS[data.low_resolution], []
+    for i, image in enumerate(pool.images.split(1)):
+        low = degradations.second_order(image.float() / 255, diffusion.BatchGenerator(data.seed, i), domain)
+        small.append((low * 255).round().to(torch.uint8))
+    low = torch.cat(small).repeat_interleave(SHRINK, 2).repeat_interleave(SHRINK, 3)  # one pixel, one block
+    both = CropPool(torch.cat([pool.images, low], dim=1))
+
+    def make_batch(batch_size: int, generator: torch.Generator, crop: int = data.crop) -> dict[str, Tensor]:
+        crops = both.sample(batch_size, crop, generator, data.augment, grid=SHRINK)
+        return {"clean": crops[:, :3], "degraded": crops[:, 3:, ::SHRINK, ::SHRINK].contiguous()}
+
+    return make_batch
+
+
+def _mixed_kinds(data: DataConfig, device: str | torch.device) -> MakeBatch:
+    """Random crops of dead leaves (kind 1), ray-cast scenes (2) and, if asked for, their depth maps (3)."""
+    from minirestore import scenes
+
+    number = -(-data.images // (2 * len(scenes.FAMILIES)))
+    rendered = [scenes.render_scenes(number, data.image_size, data.seed, family=family) for family in scenes.FAMILIES]
+    count = number * len(scenes.FAMILIES)
+    leaves = scenes.CropPool.dead_leaves(count, data.image_size, data.seed, depth_of_field=data.depth_of_field)
+    parts = [leaves.images, torch.cat([(part["image"] * 255).round().to(torch.uint8) for part in rendered])]
+    if data.source == "mixed_depth":
+        grey = torch.cat([depth_as_grey(part["depth"], part["valid"]) for part in rendered])
+        parts.append((grey * 255).round().to(torch.uint8).expand(-1, 3, -1, -1))
+    kinds = [torch.full_like(part[:, :1], kind) for kind, part in enumerate(parts, 1)]
+    pool = scenes.CropPool(torch.cat([torch.cat(parts), torch.cat(kinds)], dim=1).to(device))
+
+    def make_batch(batch_size: int, generator: torch.Generator) -> dict[str, Tensor]:
+        crops = pool.sample(batch_size, data.crop, generator, data.augment)
+        return {"clean": crops[:, :3], "kind": (crops[:, 3, 0, 0] * 255).round().long()}
+
+    return make_batch
+
+
+def depth_as_grey(depth: Tensor, valid: Tensor) -> Tensor:
+    """Depth maps ``(B, 1, H, W)`` in metres as grey images in [0, 1]: near is black, the sky (not valid) white.
+
+    The 2nd and the 98th percentile of a map's valid pixels are the ends.
+    """
+    maps = []
+    for metres, known in zip(depth, valid, strict=True):
+        low, high = torch.quantile(metres[known], torch.tensor([0.02, 0.98], device=depth.device))
+        maps.append(torch.where(known, ((metres - low) / (high - low).clamp(min=1e-6)).clamp(0, 1), 1.0))
+    return torch.stack(maps)
 
 
 # ---------------------------------------------------------------- building, training, loading
@@ -547,14 +752,18 @@ def train(
             },
         }
         checkpoints.save(str(Path(run_dir) / f"{name}.safetensors"), module, card)
+        if hasattr(module, "save_pretrained"):  # in the layout of the library whose networks it holds
+            module.save_pretrained(Path(run_dir) / name)
+            checkpoints.seal(Path(run_dir) / name, card)
     return module, result
 
 
 def _check_start(recipe: Recipe, network: Any, card: Mapping[str, Any], start: str | Path) -> None:
     """Raise ValueError if ``network`` differs from that of ``start``, by its card, in what a training keeps."""
-    if card["method"] != recipe.name:
+    known = {f.name for f in dataclasses.fields(recipe.config)}
+    if card["method"] != recipe.name and not (recipe.kept and set(recipe.kept) <= set(card["config"])):
         raise ValueError(f"start: {start} holds {card['method']!r}, not {recipe.name!r}; name another one")
-    before = config.override(recipe.config, card["config"])
+    before = config.override(recipe.config, {k: v for k, v in card["config"].items() if k in known})
     for field in recipe.kept:
         if (asked := getattr(network, field)) != (found := getattr(before, field)):
             raise ValueError(f"start: {start} has {field} = {found}, and {asked} is asked for; set {field}={found}")

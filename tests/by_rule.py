@@ -1,7 +1,8 @@
 """Weights and inputs given by rule, so that golden files hold outputs only.
 
 A tensor called ``name`` is standard normal, drawn by a generator seeded with the CRC-32 of the name, and then scaled:
-norm scales and temperatures become 1 + 0.1 z, other vectors 0.1 z, matrices and kernels z / sqrt(fan in).
+norm scales and temperatures become 1 + 0.1 z, other vectors 0.1 z, matrices and kernels z / sqrt(fan in), tables of
+relative position biases 0.5 z; a codebook is z. Buffers keep the values that the module computes.
 """
 
 import math
@@ -12,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+BUFFERS = ("attn_mask", "relative_position_index", "position_ids")  # last parts of released names
+
 
 def normal(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """Standard normal numbers that depend on the name alone, float64."""
@@ -21,7 +24,11 @@ def normal(name: str, shape: tuple[int, ...]) -> np.ndarray:
 def weight(name: str, shape: tuple[int, ...]) -> Tensor:
     """The parameter with this released name, float32."""
     z = normal(name, shape)
-    if name.endswith("temperature") or (len(shape) == 1 and name.endswith(".weight")):
+    if name.endswith("relative_position_bias_table"):
+        z = 0.5 * z
+    elif name.endswith("embedding.weight"):
+        pass
+    elif name.endswith("temperature") or (len(shape) == 1 and name.endswith(".weight")):
         z = 1 + 0.1 * z
     else:
         z = z / math.sqrt(math.prod(shape[1:])) if len(shape) > 1 else 0.1 * z
@@ -47,5 +54,6 @@ def fill(
 
     ``shapes`` and the factors ``scales`` are by released name, which ``rename`` turns into the module's own.
     """
-    weights = {name: weight(name, tuple(shape)) * (scales or {}).get(name, 1.0) for name, shape in shapes.items()}
+    names = [name for name in shapes if name.rpartition(".")[2] not in BUFFERS]
+    weights = {name: weight(name, tuple(shapes[name])) * (scales or {}).get(name, 1.0) for name in names}
     module.load_state_dict({rename(name): value for name, value in weights.items()})

@@ -553,9 +553,9 @@ def test_a_dry_run_lists_all_trainings_with_their_own_needs(monkeypatch, tmp_pat
     monkeypatch.setenv("MINIRESTORE_DATASETS", str(tmp_path))
     lines, missing = recipes.dry_run("09", {"profile": "reduced", "steps": 50, "fine_steps": 7})
     trainings = [line for line in lines if line.startswith("training")]
-    assert trainings == [f"training    1 x {n} steps of 16 crops of 48 px" for n in (50, 7, 50, 7)]
+    assert trainings == [f"training    1 x {n} steps of 16 crops of 48 px" for n in (50, 7) * 3]
     assert [line for line in lines if "at profile" in line] == [
-        f"c2f_dft task={task} stage={stage} at profile reduced" for task in ("derain", "denoise") for stage in
+        f"c2f_dft task={task} stage={stage} at profile reduced" for task in ("derain", "denoise", "deblur") for stage in
         ("coarse", "fine")
     ]  # fmt: skip
     assert not missing

@@ -194,6 +194,32 @@ SECOND_ORDER_SMALL = SecondOrder(
 )
 """The general recipe with lengths halved, for images of 64 to 128 pixels."""
 
+SECOND_ORDER_LIGHT = SecondOrder(
+    first=replace(
+        SecondOrder.first,
+        blur=KernelMixture((3, 5, 7, 9, 11), sigma=(0.2, 1.5)),
+        shrink=(0.5, 1.0),
+        gaussian=(1.0, 10.0),
+        poisson=(0.05, 1.0),
+        quality=(60, 95),
+    ),
+    second=replace(
+        SecondOrder.second,
+        blur=KernelMixture((3, 5, 7), sigma=(0.2, 0.8)),
+        shrink=(0.6, 1.0),
+        gaussian=(1.0, 5.0),
+        poisson=(0.05, 0.5),
+        quality=(60, 95),
+    ),
+    second_probability=0.5,
+    sinc_sizes=(3, 5, 7, 9, 11),
+    resize_back=False,
+)
+"""ResShift's recipe with shorter kernels, less noise and better JPEG, for images of 64 to 160 pixels."""
+
+LOW_RESOLUTION_DOMAINS = {"light": SECOND_ORDER_LIGHT, "resshift": SECOND_ORDER_RESSHIFT}
+"""Recipes for images of a quarter of the sides, to be enlarged again."""
+
 
 def first_order(
     x: Tensor, generator: Randomness, config: FirstOrder = FIRST_ORDER_GENERAL, *, return_record: bool = False

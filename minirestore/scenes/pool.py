@@ -50,7 +50,9 @@ class CropPool:
                 progress.update(number)
         return cls(images)
 
-    def sample(self, batch: int, crop: int, generator: torch.Generator, augment: str = "eightfold") -> Tensor:
+    def sample(
+        self, batch: int, crop: int, generator: torch.Generator, augment: str = "eightfold", grid: int = 1
+    ) -> Tensor:
         """Cut ``batch`` random crops, each mirrored and turned at random.
 
         Args:
@@ -58,6 +60,7 @@ class CropPool:
             generator: a CPU generator, so that the same crops come on every device.
             augment: ``eightfold``, mirrored or not and turned by a multiple of 90 degrees, or ``flip``, left and right
                 exchanged or not. The crops' places are the same for both.
+            grid: crops start at multiples of so many pixels.
 
         Returns:
             ``(batch, C, crop, crop)`` float32 in [0, 1] on the pool's device.
@@ -67,9 +70,10 @@ class CropPool:
             raise ValueError(f"augment: expected one of {', '.join(AUGMENTATIONS)}, got {augment!r}")
         if batch < 1 or not 1 <= crop <= min(H, W):
             raise ValueError(f"batch, crop: expected batch >= 1 and 1 <= crop <= {min(H, W)}, got {batch} and {crop}")
-        bounds = (N, H - crop + 1, W - crop + 1, 2, 2, 2)
+        bounds = (N, (H - crop) // grid + 1, (W - crop) // grid + 1, 2, 2, 2)
         drawn = torch.stack([torch.randint(bound, (batch, 1, 1), generator=generator) for bound in bounds])
         which, top, left, mirror_rows, mirror_columns, transpose = drawn.to(self.images.device)
+        top, left = grid * top, grid * left
         if augment == "flip":
             mirror_rows, transpose = torch.zeros_like(mirror_rows), torch.zeros_like(transpose)
         position = torch.arange(crop, device=self.images.device)

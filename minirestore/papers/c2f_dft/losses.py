@@ -6,8 +6,6 @@ are 6.5 and 58.5, far above any variance or product of such images: both ratios 
 would tell apart, and hardly change with them.
 """
 
-from contextlib import nullcontext
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -93,8 +91,7 @@ def fine_loss(restored: Tensor, clean: Tensor, kind: str, value_range: float, we
     """
     if kind not in SSIM_KINDS:
         raise ValueError(f"kind: expected one of {', '.join(SSIM_KINDS)}, got {kind!r}")
-    device = restored.device.type
-    with nullcontext() if device == "meta" else torch.autocast(device, enabled=False):  # meta has no autocast
+    with images.without_autocast(restored):
         return _fine_loss(restored.float(), clean.float(), kind, value_range, weight)
 
 

@@ -1,0 +1,350 @@
+"""The latent prior: autoencoders, noise predictor, guidance, and folders in the layout of Stable Diffusion."""
+
+import json
+
+import pytest
+import torch
+
+from minirestore import checkpoints, diffusion, recipes
+from minirestore.prior import (
+    Autoencoder,
+    AutoencoderConfig,
+    LatentPrior,
+    LatentPriorConfig,
+    load_autoencoder,
+    load_prior,
+)
+
+WIDTHS = (8, 8, 16)
+
+
+def autoencoder(**settings):
+    torch.manual_seed(0)
+    return Autoencoder(AutoencoderConfig(widths=WIDTHS, **settings)).eval()
+
+
+def prior(**settings):
+    torch.manual_seed(1)
+    config = LatentPriorConfig(widths=WIDTHS, heads=2, context_width=8, **settings)
+    return LatentPrior(config, autoencoder()).eval()
+
+
+def photographs(count=2, size=32):
+    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(2))
+
+
+# ---------------------------------------------------------------- the autoencoder
+
+
+@pytest.mark.parametrize("kind", ["kl", "vq"])
+def test_latents_are_four_times_smaller_and_scaled_by_the_deviation(kind):
+    model, x = autoencoder(kind=kind), 2 * photographs() - 1
+    raw = model.network.encode(x)
+    raw = raw.latents if kind == "vq" else raw.latent_dist.mean
+    model.deviation.fill_(2.5)
+    z = model.encode(x)
+    assert z.shape == (2, 4, 8, 8) and model.factor == 4 and model.channels == 4
+    torch.testing.assert_close(z, raw / 2.5)
+    torch.testing.assert_close(model.decode(z), model.network.decode(raw).sample)
+
+
+def test_a_draw_from_the_posterior_has_its_mean_and_deviation():
+    model, x = autoencoder(), 2 * photographs(1) - 1
+    with torch.no_grad():
+        posterior = model.network.encode(x).latent_dist
+        draws = torch.stack([model.encode(x, diffusion.BatchGenerator(0, i)) for i in range(400)])
+    error = (draws.mean(0) - posterior.mean) / (posterior.std / 20)
+    assert error.abs().max() < 5 and 0.85 < error.std() < 1.15
+    assert (draws.std(0) / posterior.std - 1).abs().mean() < 0.05
+
+
+def test_gradients_pass_straight_through_the_codebook():
+    model = autoencoder(kind="vq")
+    z = model.encode(2 * photographs(1) - 1).detach().requires_grad_()
+    nearest = model.network.quantize(z * model.deviation)[0].detach() / model.deviation
+    (through,) = torch.autograd.grad(model.decode(z).square().sum(), z)
+    at = nearest.clone().requires_grad_()
+    (there,) = torch.autograd.grad(model.decode(at, quantise=False).square().sum(), at)
+    torch.testing.assert_close(through, there, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(model.decode(z), model.decode(z, quantise=False))
+
+
+@pytest.mark.parametrize("kind", ["kl", "vq"])
+def test_the_losses_are_the_squared_error_and_the_regulariser(kind):
+    model, data = autoencoder(kind=kind, kl_weight=0.3, commitment=0.3), {"clean": photographs()}
+    x = 2 * data["clean"] - 1
+    losses = model.training_losses(data, diffusion.BatchGenerator(3, 1), 1)
+    if kind == "kl":
+        posterior = model.network.encode(x).latent_dist
+        noise = diffusion.randn(posterior.mean.shape, diffusion.BatchGenerator(3, 1))
+        output = model.network.decode(posterior.mean + posterior.std * noise).sample
+        regulariser = posterior.kl().mean() / posterior.mean[0].numel()
+    else:
+        decoded = model.network(x)
+        output, regulariser = decoded.sample, decoded.commit_loss.mean()
+    squared = (output - x).square().mean()
+    torch.testing.assert_close(losses["squared_error"], squared)
+    torch.testing.assert_close(losses["loss"], squared + 0.3 * regulariser)
+
+
+def test_the_deviation_of_the_latents_is_measured_while_training():
+    model, data = autoencoder(), {"clean": photographs(8)}
+    with torch.no_grad():
+        measured = model.network.encode(2 * data["clean"] - 1).latent_dist.mean.std().item()
+    for step in range(3):
+        model.training_losses(data, diffusion.BatchGenerator(0, step), step)
+    assert model.deviation.item() == pytest.approx(measured, rel=1e-5)
+    assert model.encode(2 * data["clean"] - 1).std().item() == pytest.approx(1, rel=1e-4)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (13, 22)])
+def test_images_of_any_size_are_reconstructed(size):
+    model = autoencoder()
+    x = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    out = model.reconstruct(x)
+    assert out.shape == x.shape and out.min() >= 0 and out.max() <= 1
+    if size == (32, 32):
+        torch.testing.assert_close(out, ((model.decode(model.encode(2 * x - 1)) + 1) / 2).clamp(0, 1))
+
+
+def test_sides_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="sides must be multiples of 4, got 30 x 32"):
+        autoencoder().encode(torch.zeros(1, 3, 30, 32))
+
+
+# ---------------------------------------------------------------- the noise predictor
+
+
+def test_the_loss_is_the_error_of_the_noise():
+    model, data = prior(empty_share=0.0), {"clean": photographs(4), "kind": torch.tensor([1, 2, 1, 2])}
+    found = model.training_losses(data, diffusion.BatchGenerator(5, 1), 0)["loss"]
+    source = diffusion.BatchGenerator(5, 1)
+    z = model.encode(2 * data["clean"] - 1, source)
+    noise = diffusion.randn(z.shape, source)
+    t = (diffusion.rand((4,), source) * 1000).long()
+    z_t = diffusion.add_noise(z, noise, model.alpha_bar[t])
+    out = model.network(z_t, t, encoder_hidden_states=model.context[data["kind"]]).sample
+    torch.testing.assert_close(found, (out - noise).square().mean())
+    found.backward()
+    assert all(p.grad is None for p in model.autoencoder.parameters())
+    assert all(p.grad is not None for p in model.network.parameters())
+    assert model.context.grad[1:].abs().sum() > 0 and model.context.grad[0].abs().sum() == 0
+
+
+def test_kinds_are_withheld_from_their_share_of_the_images(monkeypatch):
+    model, seen = prior(empty_share=0.25), []
+    own = model.contexts
+    monkeypatch.setattr(model, "contexts", lambda kinds, count=1: seen.append(kinds) or own(kinds, count))
+    data = {"clean": photographs(1).expand(400, -1, -1, -1), "kind": torch.full((400,), 2)}
+    monkeypatch.setattr(model, "encode", lambda x, generator: torch.zeros(len(x), 4, 8, 8))
+    with torch.no_grad():
+        model.training_losses(data, diffusion.BatchGenerator(0, 0), 0)
+    assert set(seen[0].tolist()) == {0, 2}
+    assert 70 <= (seen[0] == 0).sum() <= 130  # 100 +- 3.5 standard deviations
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_both_predictions_mean_the_same_noise(kind):
+    z0, noise = (torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
+    t, model = torch.tensor([100, 900]), prior(prediction=kind)
+    level = model.alpha_bar[t]
+    answer = noise if kind == "epsilon" else diffusion.velocity(z0, noise, level)
+    model.forward = lambda z_t, t, context=None: answer
+    torch.testing.assert_close(model.eps(diffusion.add_noise(z0, noise, level), t), noise, atol=1e-5, rtol=1e-5)
+
+
+def test_guidance_extrapolates_from_the_empty_prompt():
+    model = prior()
+    z, t = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([300, 300])
+    with torch.no_grad():
+        kind, empty = (model.eps(z, t, model.contexts(k, 2)) for k in (1, 0))
+        assert (kind - empty).abs().max() > 1e-4
+        for w in (0.0, 1.0, 3.0):
+            found = model.guided_eps(z, t, model.contexts(1, 2), w)
+            torch.testing.assert_close(found, empty + w * (kind - empty), rtol=1e-4, atol=1e-5)
+
+
+def test_sampling_is_ddim_at_trailing_times():
+    model, seen = prior(), []
+    own = model.eps
+    model.eps = lambda z, t, context: seen.append(int(t[0])) or own(z, t, context)
+    z = model.sample((1, 4, 8, 8), diffusion.BatchGenerator(0, 0), steps=4, kind=1)
+    assert seen == [999, 749, 499, 249] and z.shape == (1, 4, 8, 8) and z.isfinite().all()
+    assert torch.equal(z, model.sample((1, 4, 8, 8), diffusion.BatchGenerator(0, 0), steps=4, kind=1))
+
+
+def test_the_middle_of_128_pixels_is_eight_by_eight():
+    network = recipes.plan(recipes.MODELS["prior"], "reduced")[0]
+    model = LatentPrior(network, Autoencoder(recipes.plan(recipes.MODELS["autoencoder"], "reduced")[0]))
+    shapes = []
+    model.network.mid_block.register_forward_hook(lambda m, inputs, out: shapes.append(tuple(out.shape)))
+    with torch.no_grad():
+        model(model.encode(torch.zeros(1, 3, 128, 128)), torch.zeros(1))
+    assert shapes[0][2:] == (8, 8) and model.multiple == 16
+    assert sum(p.numel() for p in model.parameters()) <= 2_500_000
+
+
+# ---------------------------------------------------------------- on disk
+
+
+def test_ours_is_written_and_opened_in_the_layout_of_stable_diffusion(tmp_path):
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    model = prior(prediction="v_prediction")
+    model.autoencoder.deviation.fill_(3.0)
+    model.save_pretrained(tmp_path / "prior")
+    checkpoints.seal(tmp_path / "prior", {"steps": 3})
+    opened = load_prior(tmp_path / "prior")
+    half = {k: v.half().float() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    for key, value in opened.state_dict().items():
+        torch.testing.assert_close(value, half[key], rtol=1e-6, atol=0)
+    assert opened.scheduler["prediction_type"] == "v_prediction" and not opened.training
+    assert opened.config.classes == 2 and opened.autoencoder.deviation.item() == pytest.approx(3, rel=1e-6)
+    # diffusers itself opens both networks, with the measured factor
+    vae = AutoencoderKL.from_pretrained(tmp_path / "prior", subfolder="vae")
+    assert vae.config.scaling_factor == pytest.approx(1 / 3)
+    UNet2DConditionModel.from_pretrained(tmp_path / "prior", subfolder="unet")
+    assert load_autoencoder(tmp_path / "prior" / "vae").factor == 4
+    weights = tmp_path / "prior" / "unet" / "diffusion_pytorch_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(ValueError, match="unet/diffusion_pytorch_model.safetensors is missing, new or damaged"):
+        load_prior(tmp_path / "prior")
+
+
+@pytest.fixture(scope="module")
+def miniature(tmp_path_factory):
+    """A folder as Stable Diffusion 2.1 comes: four levels, text encoder and tokenizer, no context file."""
+    transformers = pytest.importorskip("transformers")
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+
+    folder = tmp_path_factory.mktemp("sd")
+    torch.manual_seed(0)
+    AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(8, 8, 16, 16), layers_per_block=2, norm_num_groups=4, scaling_factor=0.18215,
+    ).save_pretrained(folder / "vae")  # fmt: skip
+    UNet2DConditionModel(
+        sample_size=96, block_out_channels=(8, 16, 16, 16), cross_attention_dim=12, attention_head_dim=[1, 2, 4, 4],
+        norm_num_groups=4, use_linear_projection=True,
+    ).save_pretrained(folder / "unet")  # fmt: skip
+    DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="v_prediction",
+        clip_sample=False, set_alpha_to_one=False, steps_offset=1,
+    ).save_pretrained(folder / "scheduler")  # fmt: skip
+    text = transformers.CLIPTextConfig(vocab_size=4, hidden_size=12, intermediate_size=16, num_hidden_layers=2,
+                                       num_attention_heads=2, max_position_embeddings=7, bos_token_id=1,
+                                       eos_token_id=2, pad_token_id=0)  # fmt: skip
+    transformers.CLIPTextModel(text).save_pretrained(folder / "text_encoder")
+    (folder / "tokenizer").mkdir()
+    vocabulary = {"!": 0, "<|startoftext|>": 1, "<|endoftext|>": 2, "a</w>": 3}
+    (folder / "tokenizer" / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
+    settings = {"model_max_length": 7, "pad_token": "!", "bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>",
+                "unk_token": "<|endoftext|>", "tokenizer_class": "CLIPTokenizer"}  # fmt: skip
+    (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def test_a_folder_of_stable_diffusion_opens_alike(miniature):
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextModel
+
+    opened = load_prior(miniature)
+    assert opened.multiple == 64 and opened.autoencoder.factor == 8
+    assert opened.context.shape == (1, 7, 12) and opened.config.classes == 0
+    x = 2 * photographs(1, 64) - 1
+    vae = AutoencoderKL.from_pretrained(miniature, subfolder="vae")
+    torch.testing.assert_close(opened.encode(x), 0.18215 * vae.encode(x).latent_dist.mean)
+    tokens = torch.tensor([[1, 2, 0, 0, 0, 0, 0]])  # start, end, padding
+    text = CLIPTextModel.from_pretrained(miniature / "text_encoder")(tokens)[0]
+    torch.testing.assert_close(opened.context.data, text)
+    z, t = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([500])
+    unet = UNet2DConditionModel.from_pretrained(miniature, subfolder="unet")
+    v = unet(z, t, encoder_hidden_states=text).sample
+    torch.testing.assert_close(opened(z, t), v)
+    level = opened.alpha_bar[500]
+    torch.testing.assert_close(opened.eps(z, t), level.sqrt().float() * v + (1 - level).sqrt().float() * z)
+    loss = opened.training_losses({"clean": photographs(1, 64)}, diffusion.BatchGenerator(0, 0), 0)["loss"]
+    assert loss.isfinite()
+
+
+def test_nothing_is_downloaded_unless_asked(tmp_path):
+    with pytest.raises(FileNotFoundError, match="not in the local cache of the hub; allow it with download=True"):
+        load_prior("nobody/no-such-model")
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        load_prior("no_such_prior")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="expected a folder in the layout of Stable Diffusion"):
+        load_autoencoder(tmp_path / "empty")
+
+
+# ---------------------------------------------------------------- training
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    small = {"images": 12, "image_size": 32, "batch_size": 4, "steps": 4, "warmup": 1, "widths": WIDTHS}
+    recipes.train("autoencoder", "quick", {**small, "crop": 16}, run_dir=folder / "kl", device="cpu")
+    recipes.train("vq", "quick", {**small, "crop": 16}, run_dir=folder / "vq", device="cpu")
+    settings = {**small, "autoencoder": str(folder / "kl" / "autoencoder"), "crop": 32, "heads": 2}
+    module, _ = recipes.train("prior", "quick", settings, run_dir=folder / "prior", device="cpu")
+    return folder, module
+
+
+def test_recipes_train_all_three_into_folders_that_open(trained):
+    folder, _ = trained
+    assert load_autoencoder(folder / "vq" / "vq").quantises
+    opened, own = load_prior(folder / "prior" / "prior"), load_autoencoder(folder / "kl" / "autoencoder")
+    assert torch.equal(opened.autoencoder.network.encoder.conv_in.weight, own.network.encoder.conv_in.weight)
+    card = checkpoints.check_seal(folder / "prior" / "prior")
+    assert card["steps"] == 4 and card["data"]["source"] == "mixed"
+
+
+def test_a_checkpoint_leaves_the_frozen_autoencoder_out(trained):
+    folder, module = trained
+    tensors, card = checkpoints.load(folder / "prior" / "prior.safetensors")
+    assert not any(key.startswith("autoencoder.") for key in tensors)
+    assert card["parameters"] == sum(p.numel() for p in module.network.parameters()) + module.context.numel()
+    loaded = recipes.load_method("prior", folder / "prior" / "prior.safetensors", "cpu")
+    for key, value in loaded.state_dict().items():
+        torch.testing.assert_close(value, module.state_dict()[key], rtol=1e-3, atol=1e-4)
+
+
+def test_mixed_batches_know_their_kinds():
+    make = recipes.make_data(recipes.DataConfig("mixed_depth", images=12, image_size=32, crop=16, sigma=0.0))
+    batch = make(60, torch.Generator().manual_seed(0))
+    assert set(batch["kind"].tolist()) == {1, 2, 3}
+    colour = batch["clean"].max(1).values - batch["clean"].min(1).values
+    assert (colour[batch["kind"] == 3] == 0).all() and (colour[batch["kind"] < 3].amax((1, 2)) > 0).any()
+    make = recipes.make_data(recipes.DataConfig("mixed", images=12, image_size=32, crop=16, sigma=0.0))
+    assert set(make(60, torch.Generator().manual_seed(0))["kind"].tolist()) == {1, 2}
+
+
+def test_depth_in_grey_is_black_where_near_and_white_in_the_sky():
+    depth = torch.linspace(1, 11, 101).reshape(1, 1, 1, 101).clone()
+    valid = torch.ones_like(depth, dtype=torch.bool)
+    valid[..., 50] = False
+    grey = recipes.depth_as_grey(depth, valid)[0, 0, 0]
+    assert grey[:2].tolist() == [0, 0] and grey[-2:].tolist() == [1, 1] and grey[50] == 1
+    assert (grey.diff()[3:40] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("config", "settings", "message"),
+    [
+        (AutoencoderConfig, {"kind": "vae"}, "kind: expected one of kl, vq"),
+        (AutoencoderConfig, {"layers": 0}, "layers: must be at least 1"),
+        (AutoencoderConfig, {"groups": 5}, "widths: expected positive multiples of 5"),
+        (AutoencoderConfig, {"kl_weight": -1.0}, "must not be negative"),
+        (LatentPriorConfig, {"prediction": "x0"}, "prediction: expected one of"),
+        (LatentPriorConfig, {"widths": (12, 16)}, "multiples of 8 groups"),
+        (LatentPriorConfig, {"heads": 5}, "heads: must divide"),
+        (LatentPriorConfig, {"empty_share": 1.5}, "empty_share"),
+    ],
+)
+def test_wrong_settings_are_refused(config, settings, message):
+    with pytest.raises(ValueError, match=message):
+        config(**settings)
