@@ -1,10 +1,12 @@
 """The claims of C2F-DFT: budgets, effects, and a rehearsal of every claim."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
-from minirestore import claims, diffusion, metrics
+from minirestore import claims, diffusion, metrics, recipes
 from minirestore.claims import c2f_dft as ours
 from minirestore.claims import shared
 from minirestore.claims.verdicts import effects
@@ -123,6 +125,27 @@ def test_networks_of_a_seed_share_their_coarse_stage(tmp_path):
     fine = ours.training_stages(job.protocol.settings, "fine", 1)[1]
     starts = {shared.training_folder(job, ours.PAPER, fine, tmp_path / name / "x.safetensors") for name in ("a", "b")}
     assert len(starts | {shared.training_folder(job, ours.PAPER, fine)}) == 3
+
+
+def test_a_new_option_at_its_default_keeps_the_names_of_trainings(tmp_path, monkeypatch):
+    job, settings = job_of("c2f.C1", "coarse", tmp_path), ours.training_stages(ours.BUDGET, "coarse", 1)[0]
+    before = shared.training_folder(job, ours.PAPER, settings)
+
+    @dataclasses.dataclass(frozen=True)
+    class WithMore(recipes.DataConfig):
+        more: int = 3
+
+    planned = recipes.plan
+    grown = {}
+
+    def plan(*arguments):
+        network, data, run = planned(*arguments)
+        return network, WithMore(**dataclasses.asdict(data), **grown), run
+
+    monkeypatch.setattr(recipes, "plan", plan)
+    assert shared.training_folder(job, ours.PAPER, settings) == before
+    grown["more"] = 4
+    assert shared.training_folder(job, ours.PAPER, settings) != before
 
 
 # ---------------------------------------------------------------- effects

@@ -43,14 +43,21 @@ def crop_seed(name: str, seed: int) -> int:
 def training_folder(job: Job, method: str, settings: Mapping[str, Any], start: Path | None = None) -> Path:
     """Where the training with these arguments of `recipes.train` lies, named after all that decides its result.
 
-    A training by another protocol, or by a recipe that has changed since, gets another folder and is left alone.
+    A training by another protocol, or by a recipe that has changed since, gets another folder and is left alone. An
+    option that did not exist at the time changes nothing as long as it has its default.
     """
     from minirestore import recipes
 
     parts = recipes.plan(recipes.find_recipe(method, recipes.MODELS), job.protocol.settings["profile"], settings)
-    identity = [dataclasses.asdict(part) for part in parts] + ([start.parent.name] if start else [])
+    identity = [_beside_defaults(part) for part in parts] + ([start.parent.name] if start else [])
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     return job.shared_dir / f"model-{digest[:12]}"
+
+
+def _beside_defaults(part: Any) -> dict[str, Any]:
+    """The fields of a dataclass that differ from their defaults, by name."""
+    values = dataclasses.asdict(part)
+    return {f.name: values[f.name] for f in dataclasses.fields(part) if getattr(part, f.name) != f.default}
 
 
 def train(job: Job, method: str, settings: Mapping[str, Any], start: Path | None = None):
