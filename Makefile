@@ -47,6 +47,9 @@ checkpoints: environment
 	$(BIN)/minirestore train c2f_dft --set task=denoise --set steps=6000 --output runs/c2f_dft_denoise_coarse $(TRAIN)
 	$(BIN)/minirestore train c2f_dft --set task=denoise --set stage=fine --set steps=2000 \
 	    --start runs/c2f_dft_denoise_coarse/c2f_dft.safetensors --output runs/c2f_dft_denoise $(TRAIN)
+	$(BIN)/minirestore train c2f_dft --set task=deblur --set steps=6000 --output runs/c2f_dft_deblur_coarse $(TRAIN)
+	$(BIN)/minirestore train c2f_dft --set task=deblur --set stage=fine --set steps=2000 \
+	    --start runs/c2f_dft_deblur_coarse/c2f_dft.safetensors --output runs/c2f_dft_deblur $(TRAIN)
 
 lock:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate \
