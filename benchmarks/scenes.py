@@ -31,8 +31,8 @@ def median_time(work: Callable[[], object], repeats: int, device: torch.device) 
 
 def training_step(device: torch.device, batch: dict) -> Callable[[], None]:
     """One step (forward, backward, AdamW) of the reduced denoiser on ``batch``."""
-    network, _, _ = recipes.plan(recipes.DENOISER, "reduced")
-    method = recipes.build(recipes.DENOISER, network).to(device)
+    network, _, _ = recipes.plan(recipes.METHODS["denoiser"], "reduced")
+    method = recipes.build(recipes.METHODS["denoiser"], network).to(device)
     optimizer = torch.optim.AdamW(method.parameters(), lr=1e-4)
     generator = torch.Generator().manual_seed(0)
 
@@ -53,7 +53,7 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     device, repeats = torch.device(arguments.device), arguments.repeats
-    _, data, training = recipes.plan(recipes.DENOISER, "reduced")
+    _, data, training = recipes.plan(recipes.METHODS["denoiser"], "reduced")
 
     number = 4 if device.type == "cpu" else 32
     options = {"device": device, "depth_of_field": data.depth_of_field}

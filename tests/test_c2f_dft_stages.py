@@ -570,7 +570,7 @@ def test_a_repeated_forward_pass_counts_as_one_call_and_a_third_more_time(monkey
     found = {}
     for checkpointing in (False, True):
         plan = recipes.plan(recipe, "reduced", {"stage": "fine", "checkpointing": checkpointing})
-        found[checkpointing] = recipes._needs(recipe, *plan)
+        found[checkpointing] = recipes.needs._needs(recipe, *plan)
     assert found[True].activation_bytes < 0.3 * found[False].activation_bytes
     assert found[True].flops_per_step == pytest.approx(4 / 3 * found[False].flops_per_step)
 

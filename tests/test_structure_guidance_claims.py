@@ -236,9 +236,9 @@ def test_a_changed_recipe_trains_anew(tmp_path, monkeypatch):
     settings = generalisation.training_settings(job.protocol, "wide", 0)
     before = shared.training_folder(job, common.PAPER, settings)
     assert before == shared.training_folder(rehearsed("sg.A3", "medium", tmp_path), common.PAPER, settings)
-    changes, data, run = recipes.STRUCTURE_GUIDANCE.profiles["quick"]
+    changes, data, run = recipes.METHODS["structure_guidance"].profiles["quick"]
     profiles = {"quick": (changes, data, dataclasses.replace(run, batch_size=4))}
-    changed = dataclasses.replace(recipes.STRUCTURE_GUIDANCE, profiles=profiles)
+    changed = dataclasses.replace(recipes.METHODS["structure_guidance"], profiles=profiles)
     monkeypatch.setitem(recipes.MODELS, "structure_guidance", changed)
     assert shared.training_folder(job, common.PAPER, settings) != before
 

@@ -1,0 +1,213 @@
+"""Where training batches come from: pools of images, degradations, and pairs on disk."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from minirestore import datasets, degradations, diffusion
+from minirestore.scenes.pool import AUGMENTATIONS, CropPool
+from minirestore.training import MakeBatch
+
+NOISE_SIGMA = 25.0
+MIXUP_BETA = 1.2
+SHRINK = 4  # pixels of an image per pixel of its low-resolution version, in each direction
+LARGEST_ON_DEVICE = 8 * 2**30  # bytes; a larger pool of photographs stays in the CPU's memory
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where training crops come from.
+
+    Attributes:
+        source: ``dead_leaves``; ``scenes`` (ray-cast, with class labels); ``mixed`` (half dead leaves, half scenes,
+            with the number of their kind) or ``mixed_depth`` (the scenes' depth maps as well, in grey); or
+            ``folder:NAME`` or ``pairs:NAME`` of `datasets`; pairs are not degraded further.
+        images, image_size: number and side of the pool's images.
+        depth_of_field: range of the largest blur of each dead-leaves image, in pixels (see ``scenes.dead_leaves``).
+        crop: side of a training crop.
+        sigma: standard deviation of the added noise, in units of 1/255; 0 adds none.
+        blur: name of a domain of ``degradations.BLUR_DOMAINS``, which brings its own noise (then sigma must be 0).
+        rain: name of a domain of ``degradations.RAIN_DOMAINS``, before any noise.
+        low_resolution: name of a domain of ``degradations.LOW_RESOLUTION_DOMAINS``, for super-resolution: every image
+            of the pool is degraded once, and ``degraded`` has a quarter of the sides. Then sigma must be 0.
+        augment: ``eightfold`` or ``flip``, see ``scenes.CropPool.sample``.
+        mixup: with probability 1/2, blend every pair with another of its batch, with one weight from Beta(1.2, 1.2).
+        seed: seed of the pool.
+    """
+
+    source: str = "dead_leaves"
+    images: int = 800
+    image_size: int = 256
+    depth_of_field: tuple[float, float] = (0.0, 3.0)
+    crop: int = 48
+    sigma: float = NOISE_SIGMA
+    blur: str = ""
+    rain: str = ""
+    low_resolution: str = ""
+    augment: str = "eightfold"
+    mixup: bool = False
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.rain and self.rain not in degradations.RAIN_DOMAINS:
+            known = ", ".join(degradations.RAIN_DOMAINS)
+            raise ValueError(f"rain: expected a domain among {known}, or nothing, got {self.rain!r}")
+        if self.blur and self.blur not in degradations.BLUR_DOMAINS:
+            known = ", ".join(degradations.BLUR_DOMAINS)
+            raise ValueError(f"blur: expected a domain among {known}, or nothing, got {self.blur!r}")
+        if self.augment not in AUGMENTATIONS:
+            raise ValueError(f"augment: expected one of {', '.join(AUGMENTATIONS)}, got {self.augment!r}")
+        if self.source.startswith("pairs:") and (self.blur or self.rain or self.sigma):
+            raise ValueError("blur, rain, sigma: pairs bring their own degradation; leave them empty and sigma 0")
+        if self.low_resolution and self.low_resolution not in degradations.LOW_RESOLUTION_DOMAINS:
+            known = ", ".join(degradations.LOW_RESOLUTION_DOMAINS)
+            raise ValueError(
+                f"low_resolution: expected a domain among {known}, or nothing, got {self.low_resolution!r}"
+            )
+        if self.low_resolution and (self.blur or self.rain or self.sigma or self.mixup):
+            raise ValueError(
+                "blur, rain, sigma, mixup: low_resolution brings all degradation; leave them empty, sigma 0"
+            )
+        if self.low_resolution and (self.crop % SHRINK or self.image_size % SHRINK):
+            got = f"{self.crop} and {self.image_size}"
+            raise ValueError(f"crop, image_size: must be multiples of {SHRINK} for low_resolution, got {got}")
+        if self.blur and self.rain:
+            raise ValueError(f"blur, rain: one degradation at a time, got {self.blur!r} and {self.rain!r}")
+        if self.blur and self.sigma:
+            raise ValueError(f"sigma: blur domain {self.blur!r} brings its own noise; set sigma to 0, got {self.sigma}")
+
+
+def pool_in_words(data: DataConfig) -> str:
+    """Source, kind and memory of the pool that `make_data` keeps."""
+    channels = {"pairs": 6, "scenes": 4}.get(data.source.partition(":")[0], 3)
+    size = data.images * channels * data.image_size**2 / 2**30
+    kind = "photographs" if data.source.startswith(datasets.KINDS) else "procedural"
+    return f"{data.source} ({data.images:,} {kind}, {data.image_size} px, {size:.3g} GiB in memory)"
+
+
+def missing_data(data: DataConfig) -> list[str]:
+    """What must be fetched before training with ``data``: one line each, empty if nothing."""
+    return datasets.missing(data.source, data.images) if data.source.startswith(datasets.KINDS) else []
+
+
+def make_data(data: DataConfig, device: str | torch.device = "cpu") -> MakeBatch:
+    """A function ``(batch_size, generator) -> batch`` that draws from the pool described by ``data``.
+
+    Raises:
+        ValueError: unknown source. FileNotFoundError: a folder of photographs is missing or too small.
+    """
+    from minirestore import scenes
+
+    if missing := missing_data(data):
+        raise FileNotFoundError("data: " + "; ".join(missing))
+    if data.source == "scenes":
+        return _labelled_scenes(data, device)
+    if data.source in ("mixed", "mixed_depth"):
+        return _mixed_kinds(data, device)
+    if data.source == "dead_leaves":
+        pool = scenes.CropPool.dead_leaves(
+            data.images, data.image_size, data.seed, device=device, depth_of_field=data.depth_of_field
+        )
+    elif data.source.startswith(datasets.KINDS):
+        photographs = datasets.centre_crops(data.source, data.images, data.image_size)
+        pool = scenes.CropPool(photographs.to("cpu" if photographs.nbytes > LARGEST_ON_DEVICE else device))
+    else:
+        raise ValueError(f"source: expected dead_leaves, scenes, folder:NAME or pairs:NAME, got {data.source!r}")
+    if data.low_resolution:
+        return _low_resolution_pairs(pool, data)
+    blur, rain = degradations.BLUR_DOMAINS.get(data.blur), degradations.RAIN_DOMAINS.get(data.rain)
+
+    def degrade(degraded: Tensor, generator: torch.Generator) -> Tensor:
+        if blur is not None:
+            degraded = degradations.random_blur(degraded, generator, blur)
+        if rain is not None:
+            degraded = degradations.rain(degraded, generator, rain)
+        return degradations.gaussian_noise(degraded, data.sigma, generator) if data.sigma else degraded
+
+    def make_batch(batch_size: int, generator: torch.Generator, crop: int = data.crop) -> dict[str, Tensor]:
+        crops = pool.sample(batch_size, crop, generator, data.augment)
+        clean = crops[:, :3]
+        degraded = crops[:, 3:] if data.source.startswith("pairs:") else degrade(clean, generator)
+        return _mixed(clean, degraded, generator) if data.mixup else {"clean": clean, "degraded": degraded}
+
+    return make_batch
+
+
+def _mixed(clean: Tensor, degraded: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    """Mixup of pairs, applied to every other batch (C2F-DFT, released code): one weight and permutation for both."""
+    pair = {"clean": clean, "degraded": degraded}
+    if torch.rand((), generator=generator).item() >= 0.5:
+        return pair
+    seed = int(torch.randint(2**31, (), generator=generator))
+    weight = np.random.default_rng(seed).beta(MIXUP_BETA, MIXUP_BETA)
+    other = torch.randperm(len(clean), generator=generator).to(clean.device)
+    return {name: weight * x + (1 - weight) * x[other] for name, x in pair.items()}
+
+
+def _labelled_scenes(data: DataConfig, device: str | torch.device) -> MakeBatch:
+    """Random crops of ray-cast scenes with their pixel classes."""
+    from minirestore import scenes
+
+    per_family = -(-data.images // len(scenes.FAMILIES))
+    parts = [scenes.render_scenes(per_family, data.image_size, data.seed, family=family) for family in scenes.FAMILIES]
+    clean = torch.cat([(part["image"] * 255).round().to(torch.uint8) for part in parts]).to(device)
+    labels = torch.cat([part["labels"].to(torch.uint8) for part in parts]).to(device)
+    both = scenes.CropPool(torch.cat([clean, labels], dim=1))
+
+    def make_batch(batch_size: int, generator: torch.Generator) -> dict[str, Tensor]:
+        crops = both.sample(batch_size, data.crop, generator, data.augment)
+        return {"clean": crops[:, :3], "labels": (crops[:, 3:] * 255).round().long()}
+
+    return make_batch
+
+
+def _low_resolution_pairs(pool: CropPool, data: DataConfig) -> MakeBatch:
+    """Random crops of a pool beside their part of its images' low-resolution versions, degraded once."""
+    domain, small = degradations.LOW_RESOLUTION_DOMAINS[data.low_resolution], []
+    for i, image in enumerate(pool.images.split(1)):
+        low = degradations.second_order(image.float() / 255, diffusion.BatchGenerator(data.seed, i), domain)
+        small.append((low * 255).round().to(torch.uint8))
+    low = torch.cat(small).repeat_interleave(SHRINK, 2).repeat_interleave(SHRINK, 3)  # one pixel, one block
+    both = CropPool(torch.cat([pool.images, low], dim=1))
+
+    def make_batch(batch_size: int, generator: torch.Generator, crop: int = data.crop) -> dict[str, Tensor]:
+        crops = both.sample(batch_size, crop, generator, data.augment, grid=SHRINK)
+        return {"clean": crops[:, :3], "degraded": crops[:, 3:, ::SHRINK, ::SHRINK].contiguous()}
+
+    return make_batch
+
+
+def _mixed_kinds(data: DataConfig, device: str | torch.device) -> MakeBatch:
+    """Random crops of dead leaves (kind 1), ray-cast scenes (2) and, if asked for, their depth maps (3)."""
+    from minirestore import scenes
+
+    number = -(-data.images // (2 * len(scenes.FAMILIES)))
+    rendered = [scenes.render_scenes(number, data.image_size, data.seed, family=family) for family in scenes.FAMILIES]
+    count = number * len(scenes.FAMILIES)
+    leaves = scenes.CropPool.dead_leaves(count, data.image_size, data.seed, depth_of_field=data.depth_of_field)
+    parts = [leaves.images, torch.cat([(part["image"] * 255).round().to(torch.uint8) for part in rendered])]
+    if data.source == "mixed_depth":
+        grey = torch.cat([depth_as_grey(part["depth"], part["valid"]) for part in rendered])
+        parts.append((grey * 255).round().to(torch.uint8).expand(-1, 3, -1, -1))
+    kinds = [torch.full_like(part[:, :1], kind) for kind, part in enumerate(parts, 1)]
+    pool = scenes.CropPool(torch.cat([torch.cat(parts), torch.cat(kinds)], dim=1).to(device))
+
+    def make_batch(batch_size: int, generator: torch.Generator) -> dict[str, Tensor]:
+        crops = pool.sample(batch_size, data.crop, generator, data.augment)
+        return {"clean": crops[:, :3], "kind": (crops[:, 3, 0, 0] * 255).round().long()}
+
+    return make_batch
+
+
+def depth_as_grey(depth: Tensor, valid: Tensor) -> Tensor:
+    """Depth maps ``(B, 1, H, W)`` in metres as grey images in [0, 1]: near is black, the sky (not valid) white.
+
+    The 2nd and the 98th percentile of a map's valid pixels are the ends.
+    """
+    maps = []
+    for metres, known in zip(depth, valid, strict=True):
+        low, high = torch.quantile(metres[known], torch.tensor([0.02, 0.98], device=depth.device))
+        maps.append(torch.where(known, ((metres - low) / (high - low).clamp(min=1e-6)).clamp(0, 1), 1.0))
+    return torch.stack(maps)
