@@ -71,6 +71,11 @@ def rand(shape: Sequence[int], generator: torch.Generator | None, device="cpu", 
     return _draw(torch.rand, shape, generator, device, dtype)
 
 
+def random_times(count: int, T: int, generator: torch.Generator | None, device="cpu") -> Tensor:
+    """``count`` indices, uniform in 0..T - 1, one per image of the batch; ``(count,)`` int64."""
+    return (rand((count,), generator, device) * T).long().clamp(max=T - 1)
+
+
 # ---------------------------------------------------------------- schedules
 
 

@@ -268,9 +268,8 @@ class LatentPrior(nn.Module):
     ):
         super().__init__()
         self.config = c = config or LatentPriorConfig()
-        self.autoencoder = (load_autoencoder(c.autoencoder) if autoencoder is None else autoencoder).requires_grad_(
-            False
-        )
+        found = load_autoencoder(c.autoencoder) if autoencoder is None else autoencoder
+        self.autoencoder = found.requires_grad_(False)
         self.network = _new_unet(c, self.autoencoder.channels) if network is None else network
         if context is None:
             context = 0.1 * torch.randn(1 + c.classes, 1, c.context_width)
@@ -334,11 +333,7 @@ class LatentPrior(nn.Module):
         with torch.no_grad():
             z = self.encode(images.to_model_range(batch["clean"]), generator)
         noise = diffusion.randn(z.shape, generator, z.device)
-        t = (
-            (diffusion.rand((len(z),), generator, z.device) * len(self.alpha_bar))
-            .long()
-            .clamp(max=len(self.alpha_bar) - 1)
-        )
+        t = diffusion.random_times(len(z), len(self.alpha_bar), generator, z.device)
         withheld = diffusion.rand((len(z),), generator, z.device) < self.config.empty_share
         kinds = torch.zeros_like(t) if not self.config.classes else torch.where(withheld, 0, batch["kind"])
         level = self.alpha_bar[t]

@@ -130,7 +130,7 @@ def test_a_student_that_is_its_one_step_teacher_has_nothing_to_learn():
 
 def test_the_map_is_added_to_the_three_losses():
     model, data = mapped(hf_weight=0.7), batch()
-    plain, restored, _ = model.student_losses(data, diffusion.BatchGenerator(7, 1))
+    plain, restored = model.student_losses(data, diffusion.BatchGenerator(7, 1))
     image = model.autoencoder.decode(restored)
     parts = hf_error_map.hf_error_map_loss(image, 2 * data["clean"] - 1, model.config, model.perceptual)
     found = model.training_losses(data, diffusion.BatchGenerator(7, 1), 0)

@@ -400,7 +400,7 @@ class HFErrorMap(ResShift):
     def training_losses(self, batch: dict[str, Tensor], generator: torch.Generator, step: int) -> dict[str, Tensor]:
         """SinSR's losses and, where ``hf_weight`` is not 0, ``hf`` and its parts; ``batch`` as for `ResShift`."""
         c = self.config
-        losses, restored, _ = self.student_losses(batch, generator)
+        losses, restored = self.student_losses(batch, generator)
         if not c.hf_weight:
             return losses
         parts = hf_error_map_loss(

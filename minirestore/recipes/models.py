@@ -253,7 +253,6 @@ VQ = dataclasses.replace(
     config=AUTOENCODERS["vq"],
     profiles={
         **AUTOENCODER.profiles,
-        "reduced": ({}, *AUTOENCODER.profiles["reduced"][1:]),
         "full": (
             dataclasses.asdict(AUTOENCODERS["resshift/vq-f4"]),
             *AUTOENCODER.profiles["full"][1:],
@@ -283,6 +282,7 @@ PRIOR = Recipe(
                 "groups": 32,
                 "heads": 20,
                 "context_width": 1024,
+                "classes": 0,  # photographs have no kinds
             },
             DataConfig("folder:DIV2K_train_HR", images=800, image_size=1024, crop=512, sigma=0.0),
             TrainingConfig(steps=500_000, batch_size=64, learning_rate=1e-4, precision="bf16", ema_decay=0.9999),

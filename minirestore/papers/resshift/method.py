@@ -111,15 +111,13 @@ class ResShift(nn.Module):
         x0, y, lq = self._latents(batch)
         schedule = make_schedule(self.config)
         noise = diffusion.randn(x0.shape, generator, x0.device)
-        t = (diffusion.rand((len(x0),), generator) * len(schedule)).long().clamp(max=len(schedule) - 1)
+        t = diffusion.random_times(len(x0), len(schedule), generator)
         x_t = schedule.q_sample(x0, y, t, noise)
         predicted = self.predict(lq)(schedule.scale_input(x_t, t), schedule.times[t].to(x_t))
         return {"loss": F.mse_loss(predicted.float(), x0)}
 
-    def student_losses(
-        self, batch: dict[str, Tensor], generator: torch.Generator
-    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """SinSR's losses, the student's x_0 from x_T, and the true x_0 (latents).
+    def student_losses(self, batch: dict[str, Tensor], generator: torch.Generator) -> tuple[dict[str, Tensor], Tensor]:
+        """SinSR's losses, and the student's x_0 from x_T (latents).
 
         ``distill``: one call from x_T against the teacher's whole chain. ``inverse`` and ``gt``: see `ResShiftConfig`.
         Every call scales its input as at the last step, whatever time it is told (released code).
@@ -146,7 +144,7 @@ class ResShift(nn.Module):
                 behind = student(x0, 0)
             losses["gt"] = F.mse_loss(student(behind, last), x0)
             total = total + c.gt_weight * losses["gt"]
-        return {"loss": total, **losses}, restored, x0
+        return {"loss": total, **losses}, restored
 
     def _latents(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """x_0, y, and the low-quality image in [-1, 1]."""
