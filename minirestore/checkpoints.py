@@ -75,9 +75,10 @@ def own_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, T
 
 
 def seal(folder: str | Path, card: Mapping[str, Any]) -> None:
-    """Write ``card.json`` into a folder: ``card``, and the sha256 of every other file there."""
+    """Write ``card.json`` into a folder: ``card``, the sha256 of every other file there, and that of all together."""
     folder = Path(folder)
     content = {**card, "files": _file_digests(folder)}
+    content["sha256"] = _digest(b"", content)
     write_atomically(folder / CARD_FILE, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
 
 
@@ -85,7 +86,7 @@ def check_seal(folder: str | Path) -> dict[str, Any]:
     """The card of a sealed folder, empty if it has none.
 
     Raises:
-        ValueError: a file is missing, was added, or has another sha256.
+        ValueError: a file is missing, was added, or has another sha256; the card was changed.
     """
     folder = Path(folder)
     if not (folder / CARD_FILE).is_file():
@@ -99,7 +100,18 @@ def check_seal(folder: str | Path) -> dict[str, Any]:
         raise ValueError(
             f"checkpoint {folder}: {names[0]} is missing, new or damaged (the sha256 differs); fetch it again"
         )
+    if card.get("sha256") != _digest(b"", card):
+        raise ValueError(f"checkpoint {folder}: {CARD_FILE} is damaged (the sha256 differs); fetch it again")
     return card
+
+
+def is_present(name: str) -> bool:
+    """Whether a checkpoint, a file or a sealed folder, is there."""
+    return checkpoint_path(name).is_file() or (_folder(name) / CARD_FILE).is_file()
+
+
+def _folder(name: str) -> Path:
+    return data_root() / "checkpoints" / name
 
 
 def _file_digests(folder: Path) -> dict[str, str]:
@@ -114,12 +126,14 @@ def _digest(payload: bytes, card: dict[str, Any]) -> str:
 
 
 def read_card(name: str | Path) -> dict[str, Any]:
-    """The JSON card of a checkpoint.
+    """The JSON card of a checkpoint, a file or a sealed folder such as ``prior/vae``.
 
     Raises:
         FileNotFoundError: no such checkpoint; the message lists those that exist.
-        ValueError: the card is not valid JSON or lacks a field.
+        ValueError: the card is not valid JSON or lacks a field; a sealed folder is damaged.
     """
+    if card := check_seal(_folder(str(name))):
+        return card
     path = checkpoint_path(str(name))
     card_path = path.with_suffix(".json")
     if not path.is_file() or not card_path.is_file():

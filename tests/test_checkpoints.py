@@ -131,13 +131,33 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
+def test_a_sealed_folder_has_a_card_that_cannot_be_changed(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINIRESTORE_DATA", str(tmp_path))
+    folder = tmp_path / "checkpoints" / "family" / "member"
+    folder.mkdir(parents=True)
+    (folder / "weights").write_bytes(b"1")
+    assert not checkpoints.is_present("family/member")
+    checkpoints.seal(folder, CARD)
+    assert checkpoints.is_present("family/member") and not checkpoints.is_present("family")
+    card = checkpoints.read_card("family/member")
+    assert card["method"] == "toy" and list(card["files"]) == ["weights"] and len(card["sha256"]) == 64
+    file = folder / "card.json"
+    file.write_text(file.read_text().replace('"steps": 1', '"steps": 2'))
+    with pytest.raises(ValueError, match=r"card\.json is damaged"):
+        checkpoints.read_card("family/member")
+    (folder / "weights").write_bytes(b"2")
+    with pytest.raises(ValueError, match="weights is missing, new or damaged"):
+        checkpoints.read_card("family/member")
+
+
 def test_shipped_checkpoints_are_intact_and_within_budget():
     folder = checkpoints.checkpoint_path("any").parent
-    names = sorted(p.stem for p in folder.glob("*.safetensors"))
-    assert names, "no checkpoints are shipped"
+    files = sorted(p.stem for p in folder.glob("*.safetensors"))
+    assert files, "no checkpoints are shipped"
+    sealed = [p.parent.relative_to(folder).as_posix() for p in folder.rglob(checkpoints.CARD_FILE)]
+    cards = [checkpoints.load(name)[1] for name in files] + [checkpoints.read_card(name) for name in sealed]
     total = 0
-    for name in names:
-        _, card = checkpoints.load(name)
+    for card in cards:
         assert card["device"].startswith(("CPU", "one CUDA GPU")) and card["wall_time_s"] > 0
         total += card["parameters"]
     assert total <= 15_000_000

@@ -89,10 +89,11 @@ def train(
                 f"{k} (mean of last tenth)": sum(v[-tail:]) / len(v[-tail:]) for k, v in result.history.items()
             },
         }
-        checkpoints.save(str(Path(run_dir) / f"{name}.safetensors"), module, card)
+        saved = checkpoints.save(str(Path(run_dir) / f"{name}.safetensors"), module, card)
         if hasattr(module, "save_pretrained"):  # in the layout of the library whose networks it holds
             module.save_pretrained(Path(run_dir) / name)
-            checkpoints.seal(Path(run_dir) / name, card)
+            count = checkpoints.read_card(saved)["parameters"]
+            checkpoints.seal(Path(run_dir) / name, {**card, "parameters": count})
     return module, result
 
 
