@@ -243,7 +243,7 @@ def add_params(commands: argparse._SubParsersAction) -> None:
         description="Count the parameters of each part of a model at a profile, without allocating them.",
         epilog="examples:\n  minirestore params denoiser --profile full --json\n",
     )
-    parser.add_argument("model", metavar="METHOD", help="a method, or features")
+    parser.add_argument("model", metavar="METHOD", help="a method, or features, autoencoder, vq, prior")
     parser.add_argument("--profile", default="reduced", choices=config.PROFILES, help="default: reduced")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="network setting; repeatable")
     parser.add_argument("--json", action="store_true", help="print a JSON object instead of a table")
@@ -279,9 +279,10 @@ def add_train(commands: argparse._SubParsersAction) -> None:
         "  minirestore train denoiser --profile reduced --set objective=regression --set seed=1\n"
         "  minirestore train c2f_dft --set task=deblur --output runs/coarse\n"
         "  minirestore train c2f_dft --set task=deblur --set stage=fine --start runs/coarse/c2f_dft.safetensors \\\n"
-        "      --output runs/fine\n",
+        "      --output runs/fine\n"
+        "  minirestore train prior --set autoencoder=runs/autoencoder-reduced/autoencoder\n",
     )
-    parser.add_argument("model", metavar="METHOD", help="a method, or features")
+    parser.add_argument("model", metavar="METHOD", help="a method, or features, autoencoder, vq, prior")
     parser.add_argument("--profile", default="reduced", choices=config.PROFILES, help="default: reduced")
     parser.add_argument("--minutes", type=float, metavar="N", help="stop after so much time; the run can be resumed")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")

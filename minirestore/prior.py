@@ -25,6 +25,7 @@ PREDICTIONS = ("epsilon", "v_prediction")
 CONTEXT_FILE = "context.safetensors"
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 MOMENTUM = 0.01  # of the running deviation of the latents
+CODE_BATCHES = 32  # that the codes begin from
 
 
 # ---------------------------------------------------------------- the autoencoder
@@ -43,8 +44,12 @@ class AutoencoderConfig:
             and leaves the ratios between channels alone.
         attention: self-attention between the pixels of the coarsest level.
         codes: entries of the codebook (vq).
+        chroma_weight: weight of the squared error of chroma, averaged over blocks of f x f pixels first. Without it,
+            training finds colour last, if at all: its energy is a twentieth of that of brightness.
         kl_weight: weight of the mean Kullback-Leibler divergence to a standard normal, per latent number (kl).
-        commitment: weight of the codebook's own loss (vq).
+        codebook_start: steps of training before the codebook. Until then nothing is quantised; then the encoder is
+            finished, the codes begin as latents of the next `CODE_BATCHES` batches, and go on with the decoder (vq).
+        commitment: weight of the codebook's own loss, in units of the latents' variance (vq).
     """
 
     kind: str = "kl"
@@ -54,7 +59,9 @@ class AutoencoderConfig:
     groups: int = 1
     attention: bool = False
     codes: int = 512
+    chroma_weight: float = 2.0
     kl_weight: float = 1e-6
+    codebook_start: int = 2500
     commitment: float = 1.0
 
     def __post_init__(self):
@@ -65,14 +72,15 @@ class AutoencoderConfig:
                 raise ValueError(f"{name}: must be at least 1, got {getattr(self, name)}")
         if not self.widths or any(width < 1 or width % self.groups for width in self.widths):
             raise ValueError(f"widths: expected positive multiples of {self.groups} groups, got {self.widths}")
-        if not self.kl_weight >= 0 or not self.commitment >= 0:
-            raise ValueError(f"kl_weight, commitment: must not be negative: {self.kl_weight}, {self.commitment}")
+        for name in ("chroma_weight", "kl_weight", "codebook_start", "commitment"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name}: must not be negative, got {getattr(self, name)}")
 
 
 # sizes of the autoencoders that this package names: ours, Stable Diffusion's, and that of ResShift and SinSR
 AUTOENCODERS = {
     "prior/vae": AutoencoderConfig(),
-    "vq": AutoencoderConfig(kind="vq", widths=(16, 32, 32), channels=3),
+    "vq": AutoencoderConfig(kind="vq", widths=(16, 32, 32), codes=8192),
     "stable-diffusion/vae": AutoencoderConfig(widths=(128, 256, 512, 512), layers=2, groups=32, attention=True),
     "resshift/vq-f4": AutoencoderConfig(
         kind="vq", widths=(128, 256, 512), layers=2, channels=3, groups=32, attention=True, codes=8192
@@ -147,12 +155,19 @@ class Autoencoder(nn.Module):
         return images.apply_padded(there_and_back, x, self.factor)
 
     def training_losses(self, batch: dict[str, Tensor], generator: torch.Generator, step: int) -> dict[str, Tensor]:
-        """Mean squared error of the images, plus the regulariser of the kind; ``batch`` holds ``clean`` in [0, 1]."""
+        """Mean squared errors of pixels and of the chroma of blocks, plus the regulariser of the kind.
+
+        ``batch`` holds ``clean`` (B, 3, H, W) in [0, 1].
+        """
         x, c = images.to_model_range(batch["clean"]), self.config
         if self.quantises:
-            h = self.network.encode(x).latents
-            decoded = self.network.decode(h)
-            error, regulariser, weight = decoded.sample - x, decoded.commit_loss.mean(), c.commitment
+            with torch.set_grad_enabled(torch.is_grad_enabled() and step < c.codebook_start):
+                h = self.network.encode(x).latents
+            if c.codebook_start <= step < c.codebook_start + CODE_BATCHES:
+                self._start_codes(h, generator, step - c.codebook_start)
+            decoded = self.network.decode(h, force_not_quantize=step < c.codebook_start)
+            error, weight = decoded.sample - x, c.commitment
+            regulariser = decoded.commit_loss.mean() / self.deviation**2
         else:
             posterior = self.network.encode(x).latent_dist
             h = posterior.mean
@@ -162,7 +177,24 @@ class Autoencoder(nn.Module):
         with torch.no_grad():
             self.deviation.lerp_(h.float().std(), MOMENTUM if step else 1.0)
         squared = error.float().square().mean()
-        return {"loss": squared + weight * regulariser, "squared_error": squared, "regulariser": regulariser}
+        blocks = F.avg_pool2d(error.float(), self.factor)
+        chroma = (blocks - blocks.mean(1, keepdim=True)).square().mean()
+        return {
+            "loss": squared + c.chroma_weight * chroma + weight * regulariser,
+            "squared_error": squared,
+            "chroma_error": chroma,
+            "regulariser": regulariser,
+        }
+
+    def _start_codes(self, h: Tensor, generator: torch.Generator, number: int) -> None:
+        """One part of the codes become latents of ``h`` (B, C, H, W); of the first process, if there are several."""
+        latents, weight = h.detach().float().movedim(1, -1).flatten(0, -2), self.network.quantize.embedding.weight
+        codes = weight.data[number::CODE_BATCHES]
+        order = diffusion.rand((len(latents),), generator, h.device).argsort()
+        chosen = latents[order[torch.arange(len(codes), device=h.device) % len(latents)]]
+        if torch.distributed.is_initialized():
+            torch.distributed.broadcast(chosen, 0)
+        codes.copy_(chosen)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the network in diffusers' layout, its scaling factor one over the measured deviation."""
@@ -212,7 +244,8 @@ class LatentPriorConfig:
         autoencoder: name of the shipped checkpoint, or path of the trained one, whose latents are modelled.
         widths: channels of the U-Net's levels; each but the last halves the resolution.
         layers: residual blocks of a level; the way up has one more.
-        heads: attention heads, on the coarsest level and in the middle.
+        attention: levels with attention, 0 is the finest; the middle always has it.
+        head_channels: channels of an attention head.
         groups: of all group normalisations.
         context_width: channels of the context.
         classes: number of kinds of images that have a context of their own, beside that of the empty prompt.
@@ -224,7 +257,8 @@ class LatentPriorConfig:
     autoencoder: str = "prior/vae"
     widths: tuple[int, ...] = (32, 64, 64)
     layers: int = 1
-    heads: int = 4
+    attention: tuple[int, ...] = (2,)
+    head_channels: int = 16
     groups: int = 8
     context_width: int = 32
     classes: int = 2
@@ -239,8 +273,11 @@ class LatentPriorConfig:
             raise ValueError(f"prediction: expected one of {', '.join(PREDICTIONS)}, got {self.prediction!r}")
         if len(self.widths) < 2 or any(width < 1 or width % self.groups for width in self.widths):
             raise ValueError(f"widths: expected two or more multiples of {self.groups} groups, got {self.widths}")
-        if self.heads < 1 or self.widths[-1] % self.heads:
-            raise ValueError(f"heads: must divide the last width {self.widths[-1]}, got {self.heads}")
+        if unknown := [level for level in self.attention if not 0 <= level < len(self.widths)]:
+            raise ValueError(f"attention: levels are 0 to {len(self.widths) - 1}, got {unknown[0]}")
+        attending = [self.widths[level] for level in {*self.attention, len(self.widths) - 1}]
+        if self.head_channels < 1 or any(width % self.head_channels for width in attending):
+            raise ValueError(f"head_channels: must divide the widths {attending}, got {self.head_channels}")
         if self.classes < 0 or not 0 <= self.empty_share <= 1:
             raise ValueError(f"classes >= 0 and 0 <= empty_share <= 1: got {self.classes} and {self.empty_share}")
 
@@ -383,17 +420,18 @@ class LatentPrior(nn.Module):
 def _new_unet(c: LatentPriorConfig, channels: int) -> nn.Module:
     from diffusers import UNet2DConditionModel
 
-    plain, levels = ("DownBlock2D", "UpBlock2D"), len(c.widths)
+    attends = [level in c.attention for level in range(len(c.widths))]
     return UNet2DConditionModel(
         in_channels=channels,
         out_channels=channels,
-        down_block_types=(*plain[:1] * (levels - 1), "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", *plain[1:] * (levels - 1)),
+        down_block_types=tuple("CrossAttnDownBlock2D" if yes else "DownBlock2D" for yes in attends),
+        up_block_types=tuple("CrossAttnUpBlock2D" if yes else "UpBlock2D" for yes in attends[::-1]),
         block_out_channels=c.widths,
         layers_per_block=c.layers,
         norm_num_groups=c.groups,
         cross_attention_dim=c.context_width,
-        attention_head_dim=c.heads,  # which is what diffusers calls the number of heads
+        # diffusers' name for the number of heads
+        attention_head_dim=tuple(max(width // c.head_channels, 1) for width in c.widths),
     )
 
 
@@ -465,12 +503,13 @@ def load_prior(where: str | Path = "prior", *, download: bool = False) -> Latent
     unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
     scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
     context = _contexts(folder)
-    heads = unet.config.attention_head_dim
+    heads = unet.config.attention_head_dim  # their number, see `_new_unet`
     config = LatentPriorConfig(
         autoencoder=str(where),
         widths=tuple(unet.config.block_out_channels),
         layers=unet.config.layers_per_block,
-        heads=heads if isinstance(heads, int) else heads[-1],
+        attention=tuple(i for i, kind in enumerate(unet.config.down_block_types) if kind.startswith("CrossAttn")),
+        head_channels=unet.config.block_out_channels[-1] // (heads if isinstance(heads, int) else heads[-1]),
         groups=unet.config.norm_num_groups,
         context_width=context.shape[-1],
         classes=len(context) - 1,

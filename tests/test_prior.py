@@ -1,12 +1,15 @@
 """The latent prior: autoencoders, noise predictor, guidance, and folders in the layout of Stable Diffusion."""
 
+import dataclasses
+import itertools
 import json
 
 import pytest
 import torch
 
-from minirestore import checkpoints, diffusion, recipes
+from minirestore import checkpoints, diffusion, recipes, resources
 from minirestore.prior import (
+    CODE_BATCHES,
     Autoencoder,
     AutoencoderConfig,
     LatentPrior,
@@ -25,7 +28,7 @@ def autoencoder(**settings):
 
 def prior(**settings):
     torch.manual_seed(1)
-    config = LatentPriorConfig(widths=WIDTHS, heads=2, context_width=8, **settings)
+    config = LatentPriorConfig(widths=WIDTHS, head_channels=8, context_width=8, **settings)
     return LatentPrior(config, autoencoder()).eval()
 
 
@@ -71,9 +74,11 @@ def test_gradients_pass_straight_through_the_codebook():
 
 @pytest.mark.parametrize("kind", ["kl", "vq"])
 def test_the_losses_are_the_squared_error_and_the_regulariser(kind):
-    model, data = autoencoder(kind=kind, kl_weight=0.3, commitment=0.3), {"clean": photographs()}
+    settings = {"kl_weight": 0.3, "commitment": 0.3, "chroma_weight": 0.0, "codebook_start": 0}
+    model, data = autoencoder(kind=kind, **settings), {"clean": photographs()}
+    model.deviation.fill_(2.0)
     x = 2 * data["clean"] - 1
-    losses = model.training_losses(data, diffusion.BatchGenerator(3, 1), 1)
+    losses = model.training_losses(data, diffusion.BatchGenerator(3, 1), CODE_BATCHES)
     if kind == "kl":
         posterior = model.network.encode(x).latent_dist
         noise = diffusion.randn(posterior.mean.shape, diffusion.BatchGenerator(3, 1))
@@ -81,7 +86,7 @@ def test_the_losses_are_the_squared_error_and_the_regulariser(kind):
         regulariser = posterior.kl().mean() / posterior.mean[0].numel()
     else:
         decoded = model.network(x)
-        output, regulariser = decoded.sample, decoded.commit_loss.mean()
+        output, regulariser = decoded.sample, decoded.commit_loss.mean() / 4
     squared = (output - x).square().mean()
     torch.testing.assert_close(losses["squared_error"], squared)
     torch.testing.assert_close(losses["loss"], squared + 0.3 * regulariser)
@@ -182,6 +187,12 @@ def test_the_middle_of_128_pixels_is_eight_by_eight():
         model(model.encode(torch.zeros(1, 3, 128, 128)), torch.zeros(1))
     assert shapes[0][2:] == (8, 8) and model.multiple == 16
     assert sum(p.numel() for p in model.parameters()) <= 2_500_000
+
+
+def test_at_full_size_it_is_stable_diffusion():
+    network = recipes.plan(recipes.MODELS["prior"], "full")[0]
+    parts = resources.parameters_per_part(recipes.build(recipes.MODELS["prior"], network, device="meta"))
+    assert parts == {"autoencoder": 83_653_863, "network": 865_910_724}  # 2.1, as released
 
 
 # ---------------------------------------------------------------- on disk
@@ -289,7 +300,7 @@ def trained(tmp_path_factory):
     small = {"images": 12, "image_size": 32, "batch_size": 4, "steps": 4, "warmup": 1, "widths": WIDTHS}
     recipes.train("autoencoder", "quick", {**small, "crop": 16}, run_dir=folder / "kl", device="cpu")
     recipes.train("vq", "quick", {**small, "crop": 16}, run_dir=folder / "vq", device="cpu")
-    settings = {**small, "autoencoder": str(folder / "kl" / "autoencoder"), "crop": 32, "heads": 2}
+    settings = {**small, "autoencoder": str(folder / "kl" / "autoencoder"), "crop": 32, "head_channels": 8}
     module, _ = recipes.train("prior", "quick", settings, run_dir=folder / "prior", device="cpu")
     return folder, module
 
@@ -323,6 +334,100 @@ def test_mixed_batches_know_their_kinds():
     assert set(make(60, torch.Generator().manual_seed(0))["kind"].tolist()) == {1, 2}
 
 
+def test_recoloured_crops_have_all_orders_of_channels_and_more_chroma():
+    data = recipes.DataConfig("mixed_depth", images=12, image_size=32, crop=16, sigma=0.0)
+    plain = recipes.make_data(data)(200, torch.Generator().manual_seed(0))
+    recoloured = recipes.make_data(dataclasses.replace(data, recolour=1.0))
+    batch = recoloured(200, torch.Generator().manual_seed(0))
+    assert torch.equal(batch["kind"], plain["kind"]) and batch["clean"].min() >= 0 and batch["clean"].max() <= 1
+    orders, seen, factors = list(itertools.permutations(range(3))), set(), []
+    for before, after, kind in zip(plain["clean"], batch["clean"], plain["kind"], strict=True):
+        if kind == 3:
+            torch.testing.assert_close(after, before)
+            continue
+        inside = ((after > 0) & (after < 1)).all(0)  # not clipped
+        chroma = {order: (before - before.mean(0))[list(order)][:, inside] for order in orders}
+        target = (after - after.mean(0))[:, inside]
+        fits = {}
+        for order, c in chroma.items():
+            if c.square().sum() > 0.1:
+                factor = ((c * target).sum() / c.square().sum()).item()
+                if (factor * c - target).abs().max() < 1e-5:
+                    fits[order] = factor
+        if len(fits) == 1:
+            seen |= set(fits)
+            factors += fits.values()
+    assert seen == set(orders) and len(factors) > 60
+    assert 1 <= min(factors) < 1.2 and 2.5 < max(factors) <= 3.0001
+    some = recipes.make_data(dataclasses.replace(data, recolour=0.25))(200, torch.Generator().manual_seed(0))["clean"]
+    coloured = plain["kind"] < 3
+    kept = (some == plain["clean"]).flatten(1).all(1)[coloured].float().mean().item()
+    assert abs(kept - 0.75) < 4 * (0.75 * 0.25 / coloured.sum().item()) ** 0.5
+    with pytest.raises(ValueError, match="recolour: for"):
+        recipes.DataConfig("scenes", recolour=1.0)
+    with pytest.raises(ValueError, match="recolour: a share"):
+        recipes.DataConfig("mixed", recolour=2.0)
+
+
+def test_the_chroma_of_blocks_counts_apart():
+    model = Autoencoder(AutoencoderConfig(widths=(8, 8, 8), kl_weight=0.0, chroma_weight=2.0))
+    model.network.decode = lambda z: type("Out", (), {"sample": shifted})()
+    x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    checkers = torch.tensor([1.0, -1.0]).repeat(8) * torch.tensor([1.0, -1.0]).repeat(8)[:, None]
+
+    def losses(change):
+        nonlocal shifted
+        shifted = 2 * x - 1 + change
+        return model.training_losses({"clean": x}, diffusion.BatchGenerator(0, 0), 0)
+
+    shifted = None
+    bright = losses(torch.full((2, 3, 16, 16), 0.3))
+    assert bright["chroma_error"].item() == pytest.approx(0, abs=1e-10)
+    assert bright["loss"].item() == pytest.approx(0.09, rel=1e-4)
+    fine = losses(0.3 * checkers * torch.tensor([1.0, -1.0, 0.0]).view(3, 1, 1))
+    assert fine["chroma_error"].item() == pytest.approx(0, abs=1e-10), "averages out in a block"
+    tint = losses(torch.tensor([0.3, -0.3, 0.0]).view(1, 3, 1, 1).expand(2, 3, 16, 16))
+    assert tint["chroma_error"].item() == pytest.approx(0.06, rel=1e-4)
+    assert tint["loss"].item() == pytest.approx(3 * 0.06, rel=1e-4)
+
+
+def test_the_codebook_begins_as_latents_of_its_first_batches():
+    torch.manual_seed(0)
+    model = Autoencoder(AutoencoderConfig(kind="vq", widths=(8, 8, 8), codes=64, codebook_start=2))
+    network, codes = model.network, model.network.quantize.embedding.weight
+    before, batch = codes.clone(), {"clean": torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))}
+    x = 2 * batch["clean"] - 1
+    early = model.training_losses(batch, diffusion.BatchGenerator(0, 1), 1)
+    plain = network.decode(network.encode(x).latents, force_not_quantize=True).sample
+    torch.testing.assert_close(early["squared_error"], (plain - x).square().mean())
+    assert early["regulariser"] == 0 and torch.equal(codes, before)
+    for number in range(CODE_BATCHES):
+        one = {"clean": torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(10 + number))}
+        model.training_losses(one, diffusion.BatchGenerator(0, number), 2 + number)
+        latents = network.encode(2 * one["clean"] - 1).latents.movedim(1, -1).reshape(-1, 4).detach()
+        distances = (codes[number::CODE_BATCHES].detach()[:, None] - latents).norm(dim=2)
+        assert distances.min(1).values.max() < 1e-5 and distances.argmin(1).unique().numel() == 2, "two other latents"
+    begun = codes.detach().clone()
+    late = model.training_losses(batch, diffusion.BatchGenerator(0, 3), 2 + CODE_BATCHES)
+    assert torch.equal(codes, begun)
+    late["loss"].backward()
+    assert all(p.grad is None for p in network.encoder.parameters()), "the encoder is finished"
+    assert codes.grad.abs().sum() > 0 and network.decoder.conv_in.weight.grad.abs().sum() > 0
+    quantised = network.decode(network.encode(x).latents).sample
+    torch.testing.assert_close(late["squared_error"], (quantised - x).square().mean())
+
+
+@pytest.mark.parametrize("number", ["06", "11", "12"])
+@pytest.mark.parametrize("profile", ["reduced", "full"])
+def test_a_dry_run_knows_what_batches_the_latent_models_take(number, profile):
+    lines, _ = recipes.dry_run(number, {"profile": profile})
+    trained = [line.split(" at profile")[0] for line in lines if " at profile " in line]
+    expected = {"06": ["autoencoder", "vq", "prior"]}.get(
+        number, ["resshift stage=teacher", "resshift stage=student", "hf_error_map"]
+    )
+    assert trained == expected
+
+
 def test_depth_in_grey_is_black_where_near_and_white_in_the_sky():
     depth = torch.linspace(1, 11, 101).reshape(1, 1, 1, 101).clone()
     valid = torch.ones_like(depth, dtype=torch.bool)
@@ -341,7 +446,8 @@ def test_depth_in_grey_is_black_where_near_and_white_in_the_sky():
         (AutoencoderConfig, {"kl_weight": -1.0}, "must not be negative"),
         (LatentPriorConfig, {"prediction": "x0"}, "prediction: expected one of"),
         (LatentPriorConfig, {"widths": (12, 16)}, "multiples of 8 groups"),
-        (LatentPriorConfig, {"heads": 5}, "heads: must divide"),
+        (LatentPriorConfig, {"head_channels": 5}, "head_channels: must divide"),
+        (LatentPriorConfig, {"attention": (3,)}, "attention: levels are 0 to 2, got 3"),
         (LatentPriorConfig, {"empty_share": 1.5}, "empty_share"),
     ],
 )

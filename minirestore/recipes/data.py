@@ -12,6 +12,7 @@ from minirestore.training import MakeBatch
 
 NOISE_SIGMA = 25.0
 MIXUP_BETA = 1.2
+VIVID = 3.0
 SHRINK = 4  # pixels of an image per pixel of its low-resolution version, in each direction
 LARGEST_ON_DEVICE = 8 * 2**30  # bytes; a larger pool of photographs stays in the CPU's memory
 
@@ -33,6 +34,9 @@ class DataConfig:
         low_resolution: name of a domain of ``degradations.LOW_RESOLUTION_DOMAINS``, for super-resolution: every image
             of the pool is degraded once, and ``degraded`` has a quarter of the sides. Then sigma must be 0.
         augment: ``eightfold`` or ``flip``, see ``scenes.CropPool.sample``.
+        recolour: share of the crops that get their channels in random order, and chroma (what differs from their mean)
+            times a random factor between 1 and `VIVID`; with 1 all hues are frequent, saturated ones, too. For the
+            ``mixed`` sources.
         mixup: with probability 1/2, blend every pair with another of its batch, with one weight from Beta(1.2, 1.2).
         seed: seed of the pool.
     """
@@ -47,6 +51,7 @@ class DataConfig:
     rain: str = ""
     low_resolution: str = ""
     augment: str = "eightfold"
+    recolour: float = 0.0
     mixup: bool = False
     seed: int = 0
 
@@ -59,6 +64,10 @@ class DataConfig:
             raise ValueError(f"blur: expected a domain among {known}, or nothing, got {self.blur!r}")
         if self.augment not in AUGMENTATIONS:
             raise ValueError(f"augment: expected one of {', '.join(AUGMENTATIONS)}, got {self.augment!r}")
+        if not 0 <= self.recolour <= 1:
+            raise ValueError(f"recolour: a share must lie in [0, 1], got {self.recolour}")
+        if self.recolour and not self.source.startswith("mixed"):
+            raise ValueError(f"recolour: for the sources mixed and mixed_depth, got {self.source!r}")
         if self.source.startswith("pairs:") and (self.blur or self.rain or self.sigma):
             raise ValueError("blur, rain, sigma: pairs bring their own degradation; leave them empty and sigma 0")
         if self.low_resolution and self.low_resolution not in degradations.LOW_RESOLUTION_DOMAINS:
@@ -85,6 +94,16 @@ def pool_in_words(data: DataConfig) -> str:
     size = data.images * channels * data.image_size**2 / 2**30
     kind = "photographs" if data.source.startswith(datasets.KINDS) else "procedural"
     return f"{data.source} ({data.images:,} {kind}, {data.image_size} px, {size:.3g} GiB in memory)"
+
+
+def empty_batch(data: DataConfig, count: int, side: int) -> dict[str, Tensor]:
+    """The shapes of a batch of `make_data` with crops of ``side``, on the meta device."""
+    small = side // SHRINK if data.low_resolution else side
+    shapes = {"clean": (count, 3, side, side), "degraded": (count, 3, small, small)}
+    batch = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    if data.source in ("mixed", "mixed_depth"):
+        batch["kind"] = torch.empty(count, dtype=torch.long, device="meta")
+    return batch
 
 
 def missing_data(data: DataConfig) -> list[str]:
@@ -196,9 +215,21 @@ def _mixed_kinds(data: DataConfig, device: str | torch.device) -> MakeBatch:
 
     def make_batch(batch_size: int, generator: torch.Generator) -> dict[str, Tensor]:
         crops = pool.sample(batch_size, data.crop, generator, data.augment)
-        return {"clean": crops[:, :3], "kind": (crops[:, 3, 0, 0] * 255).round().long()}
+        clean = crops[:, :3]
+        if data.recolour:
+            chosen = torch.rand(batch_size, 1, 1, 1, generator=generator) < data.recolour
+            clean = torch.where(chosen.to(clean.device), _recoloured(clean, generator), clean)
+        return {"clean": clean, "kind": (crops[:, 3, 0, 0] * 255).round().long()}
 
     return make_batch
+
+
+def _recoloured(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Channels in random order, chroma times a random factor; grey stays grey."""
+    order = torch.rand(len(x), 3, generator=generator).argsort(1).to(x.device)
+    factor = 1 + (VIVID - 1) * torch.rand(len(x), 1, 1, 1, generator=generator).to(x.device)
+    x = x.gather(1, order[:, :, None, None].expand_as(x))
+    return x.mean(1, keepdim=True).lerp(x, factor).clamp(0, 1)
 
 
 def depth_as_grey(depth: Tensor, valid: Tensor) -> Tensor:

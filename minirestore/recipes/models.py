@@ -222,6 +222,8 @@ C2F_DFT = Recipe(
 )  # fmt: skip
 
 _SECONDS_OF_LATENTS = TrainingConfig(steps=60, batch_size=4, learning_rate=2e-3, warmup=10, ema_decay=0.99)
+# The reduced trainings go on from one on recoloured crops with a large chroma_weight (see the Makefile): begun on
+# their own colours they would spend few channels on detail, and none on blue.
 AUTOENCODER = Recipe(
     name="autoencoder",
     task="compress",
@@ -235,7 +237,7 @@ AUTOENCODER = Recipe(
         "reduced": (
             {},
             DataConfig("mixed_depth", images=1600, image_size=160, crop=64, sigma=0.0),
-            TrainingConfig(steps=14_000, batch_size=16, learning_rate=2e-3, weight_decay=0.0),
+            TrainingConfig(steps=5000, batch_size=8, learning_rate=1e-3, weight_decay=0.0, precision="bf16"),
         ),
         "full": (
             dataclasses.asdict(AUTOENCODERS["stable-diffusion/vae"]),
@@ -248,7 +250,6 @@ AUTOENCODER = Recipe(
 VQ = dataclasses.replace(
     AUTOENCODER,
     name="vq",
-    notebooks=("06", "11"),
     checkpoints=("vq",),
     config=AUTOENCODERS["vq"],
     profiles={
@@ -258,6 +259,10 @@ VQ = dataclasses.replace(
             *AUTOENCODER.profiles["full"][1:],
         ),
     },
+    implied=(
+        # blue codes, too; an average that forgets what the codes were before they began
+        ({}, {"quick": {"codebook_start": 20, "ema_decay": 0.9}, "reduced": {"recolour": 0.25, "ema_decay": 0.997}}),
+    ),
 )
 PRIOR = Recipe(
     name="prior",
@@ -272,7 +277,7 @@ PRIOR = Recipe(
         "reduced": (
             {},
             DataConfig("mixed", images=1600, image_size=160, crop=128, sigma=0.0),
-            TrainingConfig(steps=10_000, batch_size=16, learning_rate=1e-3, weight_decay=0.0, precision="bf16"),
+            TrainingConfig(steps=5000, batch_size=8, learning_rate=1e-3, weight_decay=0.0, precision="bf16"),
         ),
         "full": (
             {
@@ -280,7 +285,8 @@ PRIOR = Recipe(
                 "widths": (320, 640, 1280, 1280),
                 "layers": 2,
                 "groups": 32,
-                "heads": 20,
+                "attention": (0, 1, 2),
+                "head_channels": 64,
                 "context_width": 1024,
                 "classes": 0,  # photographs have no kinds
             },
@@ -292,8 +298,8 @@ PRIOR = Recipe(
 
 # Four steps of the journal version's schedule, on latents of 32 x 32
 _REDUCED_SHIFT = {
-    "T": 4, "min_noise_level": 0.2, "width": 32, "multipliers": (1, 2), "blocks": (1, 1), "latent_size": 32,
-    "attention_sizes": (32, 16), "swin_width": 32, "head_channels": 16, "mlp_ratio": 2.0,
+    "T": 4, "min_noise_level": 0.2, "channels": 4, "width": 32, "multipliers": (1, 2), "blocks": (1, 1),
+    "latent_size": 32, "attention_sizes": (32, 16), "swin_width": 32, "head_channels": 16, "mlp_ratio": 2.0,
 }  # fmt: skip
 _LOW_RESOLUTION = DataConfig(images=1200, image_size=160, crop=128, sigma=0.0, low_resolution="light")
 _PUBLISHED_SHIFT = TrainingConfig(
@@ -321,13 +327,13 @@ RESSHIFT = Recipe(
         "reduced": (
             _REDUCED_SHIFT,
             _LOW_RESOLUTION,
-            TrainingConfig(steps=8000, batch_size=8, learning_rate=1e-3, weight_decay=0.0),
+            TrainingConfig(steps=4000, batch_size=4, learning_rate=1e-3, weight_decay=0.0),
         ),
         "full": ({"autoencoder": "resshift/vq-f4"}, _PUBLISHED_LOW_RESOLUTION, _PUBLISHED_SHIFT),
     },
     kept=tuple(f.name for f in dataclasses.fields(SwinUNetConfig)),
     implied=(
-        ({"stage": "student"}, {"reduced": {"steps": 2000, "learning_rate": 3e-4, "ema_decay": 0.99},
+        ({"stage": "student"}, {"reduced": {"steps": 800, "learning_rate": 3e-4, "ema_decay": 0.99},
                                 "full": {"steps": 30_000}}),
     ),
 )  # fmt: skip
@@ -342,6 +348,7 @@ HF_ERROR_MAP = dataclasses.replace(
         profile: ({**network, **({} if profile == "full" else {"backbone": "course"})}, *rest)
         for profile, (network, *rest) in RESSHIFT.profiles.items()
     },
+    implied=(({}, {"reduced": {"steps": 600, "learning_rate": 2e-4, "ema_decay": 0.99}, "full": {"steps": 30_000}}),),
 )
 
 METHODS: dict[str, Recipe] = {"denoiser": DENOISER, "structure_guidance": STRUCTURE_GUIDANCE, "c2f_dft": C2F_DFT}

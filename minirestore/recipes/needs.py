@@ -7,14 +7,14 @@ from typing import Any
 import torch
 
 from minirestore import checkpoints, resources
-from minirestore.recipes.data import DataConfig, missing_data, pool_in_words
-from minirestore.recipes.models import METHODS, Recipe, plan
+from minirestore.recipes.data import DataConfig, empty_batch, missing_data, pool_in_words
+from minirestore.recipes.models import MODELS, Recipe, plan
 from minirestore.recipes.running import build
 from minirestore.training import TrainingConfig
 
 
 def dry_run(notebook: str, values: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """What the training of a notebook's methods needs: lines to print, and what is missing on this machine.
+    """What the training of a notebook's models needs: lines to print, and what is missing on this machine.
 
     Args:
         notebook: its number, such as ``05``.
@@ -22,7 +22,7 @@ def dry_run(notebook: str, values: Mapping[str, Any]) -> tuple[list[str], list[s
             parameter ``STAGE_steps`` holds for the trainings of that stage.
     """
     lines, missing = [], []
-    for recipe in (r for r in METHODS.values() if notebook in r.notebooks):
+    for recipe in (r for r in MODELS.values() if notebook in r.notebooks):
         quick, lacking = values["profile"] == "quick", []
         chosen = recipe.trainings[:1] if quick else recipe.trainings
         for (needs, data, run), names in _trainings(recipe, values, chosen).items():
@@ -36,7 +36,7 @@ def dry_run(notebook: str, values: Mapping[str, Any]) -> tuple[list[str], list[s
                 f"data        {pool_in_words(data)}: {'missing' if absent else 'present'}",
             ]
         if quick:  # trained for seconds to show the loop; the results come from what is shipped
-            absent = [c for c in recipe.checkpoints if not checkpoints.checkpoint_path(c).is_file()]
+            absent = [c for c in recipe.checkpoints if not checkpoints.is_present(c)]
             lines += [f"weights     {c}: {'missing' if c in absent else 'present'}" for c in recipe.checkpoints]
             lacking += [f"checkpoint {c}; train it with minirestore train, or set MINIRESTORE_DATA" for c in absent]
         else:
@@ -66,8 +66,7 @@ def _trainings(
 def _needs(recipe: Recipe, network: Any, data: DataConfig, run: TrainingConfig) -> resources.TrainingNeeds:
     """Needs of the largest batch; where the forward pass is repeated call by call, one call's tensors are added."""
     side, count = max(((s or data.crop, n) for s, n in run.batches), key=lambda batch: batch[0] ** 2 * batch[1])
-    with torch.device("meta"):
-        batch = {k: torch.empty(count, 3, side, side) for k in ("clean", "degraded")}
+    batch = empty_batch(data, count, side)
 
     def measure(config: Any) -> resources.TrainingNeeds:
         return resources.training_needs(build(recipe, config, device="meta"), batch, run.ema_decay > 0, run.steps)
