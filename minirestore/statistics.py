@@ -129,6 +129,42 @@ def paired_bootstrap(
     return Interval(float(array.mean()), float(low), float(high), len(names), level)
 
 
+def binomial_interval(answers: ArrayLike, level: float = 0.95) -> Interval:
+    """Exact interval for the share of yes among independent answers, 1 or 0 each; n is their number.
+
+    Contains the true share with a probability of at least ``level``, whatever it is. Source: Clopper and Pearson 1934.
+
+    Raises:
+        ValueError: fewer than two answers, not 1-D, neither 0 nor 1, or a level outside (0, 1).
+    """
+    from scipy.stats import binomtest
+
+    _check_level(level)
+    yes, n = _count_yes(answers)
+    low, high = binomtest(yes, n).proportion_ci(level, "exact")
+    return Interval(yes / n, float(low), float(high), n, level)
+
+
+def binomial_p(answers: ArrayLike, share: float = 0.5) -> float:
+    """Two-sided p-value of the exact test that independent answers, 1 or 0, are yes with probability ``share``.
+
+    The probability of all counts that are no more likely than the one found. With one half it is the sign test: 5 yes
+    of 6 give 14 / 64. Errors as `binomial_interval`; a share outside [0, 1].
+    """
+    from scipy.stats import binomtest
+
+    if not 0 <= share <= 1:
+        raise ValueError(f"share: must lie in [0, 1], got {share}")
+    return float(binomtest(*_count_yes(answers), share).pvalue)
+
+
+def _count_yes(answers: ArrayLike) -> tuple[int, int]:
+    array = _values(answers, "answers", 2)
+    if not np.isin(array, (0, 1)).all():
+        raise ValueError(f"answers: expected 1 (yes) or 0 (no), got {array[~np.isin(array, (0, 1))][0]:g}")
+    return int(array.sum()), len(array)
+
+
 def clustered_intervals(
     differences: ArrayLike, clusters: Sequence[str], seed: int, level: float = 0.95
 ) -> tuple[Interval, Interval]:

@@ -186,6 +186,9 @@ TWO = dataclasses.replace(PROTOCOL, seeds=(0, 1))
         ({"null": math.nan}, "smallest: expected at least null"),
         ({"shipped_arms": ("other",), "checkpoints": ("x",)}, "shipped_arms: other is not among guided, wide"),
         ({"shipped_arms": ("wide",)}, "name the checkpoints"),
+        ({"counted": True, "effect": dict}, "counted: needs an effect, nothing trained"),
+        ({"counted": True, "trained": False, "null": 0.05}, "counted: needs an effect"),
+        ({"counted": True, "trained": False, "effect": dict}, r"null in \(0, 1\)"),
         ({"rehearsal": {"step": 2}}, "rehearsal: unknown step; known: arms, data, images"),
         ({"rehearsal": {"settings": {"step": 2}}}, "rehearsal: unknown step"),
         ({"protocol": dataclasses.replace(PROTOCOL, arms=("a",))}, "arms: the effect is the first minus"),
@@ -318,6 +321,24 @@ def test_a_claim_may_bring_its_own_effect():
             assess(toy(effect=lambda rows, wrong=wrong: wrong), rows_of(own))
     with pytest.raises(ValueError, match="expected the photographs astronaut, coffee, rocket, got coffee"):
         assess(toy(trained=False, effect=lambda rows: {"coffee/1": 1.0}), rows_of(own))
+
+
+@pytest.mark.parametrize(("yes", "verdict"), [(5, "not resolved"), (6, "supported"), (0, "contradicted")])
+def test_what_is_counted_gets_the_exact_binomial(yes, verdict):
+    counted = {image: float(i < yes) for i, image in enumerate(PROTOCOL.images)}
+    claim = toy(trained=False, counted=True, null=0.5, smallest=0.75, effect=lambda rows: counted)
+    found = assess(claim, rows_of(claim))
+    low = stats.beta.ppf(0.025, yes, 7 - yes) if yes else 0
+    high = stats.beta.ppf(0.975, yes + 1, 6 - yes) if yes < 6 else 1
+    assert (found.effect, found.low, found.high) == pytest.approx((yes / 6, low, high))
+    assert found.p == pytest.approx(stats.binomtest(yes, 6, 0.75 if verdict == "contradicted" else 0.5).pvalue)
+    assert (found.n_units, found.verdict) == (6, verdict)
+
+
+def test_a_count_is_one_or_zero():
+    claim = toy(trained=False, counted=True, null=0.5, smallest=0.5, effect=lambda rows: dict.fromkeys(PHOTOS, 0.5))
+    with pytest.raises(ValueError, match=r"expected 1 \(yes\) or 0 \(no\), got 0.5"):
+        assess(claim, rows_of(claim))
 
 
 def test_a_missing_partner_is_an_error():
@@ -776,7 +797,8 @@ def recomputed(claim, text):
     flip = -1 if claim.direction == "lower" else 1
     groups = {}
     for key, value in sorted(effect.items()):
-        groups.setdefault(key if claim.trained else key.split("/")[0], []).append(flip * value)
+        unit = key if claim.trained or claim.counted else key.split("/")[0]
+        groups.setdefault(unit, []).append(flip * value)
     units = [np.mean(group) for group in groups.values()]
     estimate = np.mean([value for group in groups.values() for value in group])
     low, high = stats.t.interval(0.95, len(units) - 1, np.mean(units), stats.sem(units))
@@ -785,12 +807,20 @@ def recomputed(claim, text):
         draws = np.random.default_rng(12345).integers(len(sums), size=(40_000, len(sums)))
         quantiles = np.quantile(sums[draws].sum(1) / sizes[draws].sum(1), [0.025, 0.975])
         low, high = min(low, quantiles[0]), max(high, quantiles[1])
+    if claim.counted:
+        yes, n = int(sum(units)), len(units)
+        low, high = stats.beta.ppf(0.025, yes, n - yes + 1), stats.beta.ppf(0.975, yes + 1, n - yes)
     verdict = "not resolved"
     if low > claim.null and estimate >= claim.smallest:
         verdict = "supported"
     elif high < claim.smallest:
         verdict = "contradicted"
-    p = stats.ttest_1samp(units, claim.smallest if verdict == "contradicted" else claim.null).pvalue
+    against = claim.smallest if verdict == "contradicted" else claim.null
+    if claim.counted:
+        chances = stats.binom.pmf(range(n + 1), n, against)
+        p = chances[chances <= chances[yes] * (1 + 1e-7)].sum()
+    else:
+        p = stats.ttest_1samp(units, against).pvalue
     return verdict, flip * estimate, sorted((flip * low, flip * high)), p
 
 

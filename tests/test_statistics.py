@@ -130,6 +130,10 @@ def test_intervals_are_frozen_and_answer_membership():
         (lambda: paired_bootstrap([1.0, np.inf], ["a", "b"], 0), "differences: contains NaN or infinite"),
         (lambda: paired_bootstrap([1.0, 2.0], ["a", "b"], 0, resamples=10), "resamples: .* at least 100"),
         (lambda: paired_bootstrap([1.0, 2.0], ["a", "b"], 0, level=0), "level"),
+        (lambda: statistics.binomial_interval([1]), "answers: needs at least 2"),
+        (lambda: statistics.binomial_interval([1, 0], level=95), "level"),
+        (lambda: statistics.binomial_p([1, 0.5]), r"answers: expected 1 \(yes\) or 0 \(no\), got 0.5"),
+        (lambda: statistics.binomial_p([1, 0], 2), r"share: must lie in \[0, 1\]"),
         (lambda: holm([]), "p_values: needs at least 1"),
         (lambda: holm([0.5, 1.5]), r"p_values: must lie in \[0, 1\]"),
     ],
@@ -137,6 +141,28 @@ def test_intervals_are_frozen_and_answer_membership():
 def test_bad_input_gives_one_clear_error(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_five_of_six_by_hand():
+    answers = [1, 1, 0, 1, 1, 1]
+    assert statistics.binomial_p(answers) == pytest.approx(14 / 64)
+    assert statistics.binomial_p(answers, 5 / 6) == pytest.approx(1)
+    found = statistics.binomial_interval(answers)
+    assert (found.mean, found.n) == (5 / 6, 6)
+    at_least_five = 6 * found.low**5 * (1 - found.low) + found.low**6
+    at_most_five = 1 - found.high**6
+    assert (at_least_five, at_most_five) == pytest.approx((0.025, 0.025))
+
+
+def test_the_binomial_interval_covers_any_share():
+    from scipy.stats import binom
+
+    for share in (0.03, 0.3, 0.5, 0.9):
+        covered = 0.0
+        for yes in range(9):
+            answers = [1.0] * yes + [0.0] * (8 - yes)
+            covered += binom.pmf(yes, 8, share) * (share in statistics.binomial_interval(answers))
+        assert covered >= 0.95
 
 
 def test_clustered_intervals_are_the_bootstrap_and_t_over_the_means_of_photographs():

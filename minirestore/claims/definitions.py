@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-PAPERS = ("structure_guidance", "c2f_dft")  # module of this package that holds each paper's claims
+PAPERS = ("structure_guidance", "c2f_dft", "hf_error_map")  # module of this package that holds each paper's claims
 TIERS = ("cpu", "gpu", "full")
 DIRECTIONS = ("higher", "lower")
 FEWEST_SEEDS, HEADLINE_SEEDS = 3, 5
@@ -162,6 +162,8 @@ class Claim:
             which the paper's side is up: the effect times -1 where ``direction`` is ``lower``.
         tier: ``cpu`` (minutes on a laptop), ``gpu`` (one GPU) or ``full`` (paper scale).
         trained: something is trained per seed, so that the seed is the independent unit; else it is the photograph.
+        counted: the effect of an image says yes (1) or no (0), and the image, such as a cell of a paper's table, is the
+            independent unit: exact binomial interval and test of the share of yes.
         headline: a claim the paper stands on; it needs five seeds where something is trained, the others three.
         checkpoints: shipped checkpoints that the function uses.
         shipped_arms: arms computed from them alone, for any seed; a test measures one of their cells again.
@@ -191,6 +193,7 @@ class Claim:
     smallest: float = 0.0
     tier: str = "cpu"
     trained: bool = False
+    counted: bool = False
     headline: bool = False
     checkpoints: tuple[str, ...] = ()
     shipped_arms: tuple[str, ...] = ()
@@ -248,6 +251,8 @@ def _check_claim(claim: Claim) -> None:
         raise ValueError(f"{claim.id}: seeds: a {kind} claim needs at least {needed} training seeds, got {seeds}")
     if not claim.trained and len(protocol.photographs) < 2:
         raise ValueError(f"{claim.id}: images: needs at least two photographs, got {', '.join(protocol.photographs)}")
+    if claim.counted and (claim.trained or claim.sign < 0 or not 0 < claim.null < 1 or claim.effect is None):
+        raise ValueError(f"{claim.id}: counted: needs an effect, nothing trained, direction higher, and null in (0, 1)")
     if claim.effect is None and len(protocol.arms) < 2:
         raise ValueError(f"{claim.id}: arms: the effect is the first minus the second, got only {protocol.arms[0]}")
     if not claim.smallest >= claim.null:

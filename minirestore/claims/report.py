@@ -28,8 +28,9 @@ def status_rows(paper: str | None = None, ledger: str | Path | None = None) -> l
     Returns:
         Per claim: id, paper, where, tier, statement, contrast, unit, paper_effect, paper_value, verdict, reason (why
         it is stale or not testable), effect and ci (raw: in ``unit`` and with the sign of ``contrast``), n_seeds,
-        n_units (the seeds where something is trained, else the photographs), p, holm (``yes``, ``no`` or ``-``), and
-        the command that measures it. effect, ci, n_seeds, n_units and p are None without current results.
+        n_units (the seeds where something is trained, else the photographs, or what is counted), p, holm (``yes``,
+        ``no`` or ``-``), and the command that measures it. effect, ci, n_seeds, n_units and p are None without current
+        results.
 
     Raises:
         ValueError: no such paper, or damaged results.
@@ -125,7 +126,8 @@ def _units(row: dict[str, Any]) -> str:
     """The independent units with their number."""
     if row["n_units"] is None:
         return "-"
-    return f"{row['n_units']} {'seeds' if load_claims()[row['id']].trained else 'photographs'}"
+    claim = load_claims()[row["id"]]
+    return f"{row['n_units']} {'seeds' if claim.trained else 'cells' if claim.counted else 'photographs'}"
 
 
 def _details(claim: Claim, row: dict[str, Any], indent: str) -> list[str]:
@@ -153,11 +155,12 @@ def _details(claim: Claim, row: dict[str, Any], indent: str) -> list[str]:
 def _footer(rows: list[dict[str, Any]]) -> list[str]:
     counts = Counter(row["verdict"] for row in rows)
     said = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict])
+    exact = "; exact binomial over cells of a table" if any(load_claims()[row["id"]].counted for row in rows) else ""
     rules = (
         "supported: the whole interval lies on the paper's side and the estimate reaches the smallest effect of "
         "interest. contradicted: the interval excludes that effect. Intervals: t over seeds where something is "
-        "trained, else the wider of bootstrap and t over photographs. Holm: the verdict survives correction for all "
-        "claims of the paper that have results, at 5 %."
+        f"trained, else the wider of bootstrap and t over photographs{exact}. Holm: the verdict survives correction "
+        "for all claims of the paper that have results, at 5 %."
     )
     return [f"{len(rows)} claims: {said}", *textwrap.wrap(rules, WIDTH)]
 

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,16 +40,26 @@ def crop_seed(name: str, seed: int) -> int:
     return 1000 * seed + 10 * list(TEXTURED).index(photo) + int(number)
 
 
-def training_folder(job: Job, method: str, settings: Mapping[str, Any], start: Path | None = None) -> Path:
+def training_folder(
+    job: Job, method: str, settings: Mapping[str, Any], start: Path | str | None = None, frozen: Sequence[str] = ()
+) -> Path:
     """Where the training with these arguments of `recipes.train` lies, named after all that decides its result.
 
     A training by another protocol, or by a recipe that has changed since, gets another folder and is left alone. An
     option that did not exist at the time changes nothing as long as it has its default.
+
+    Args:
+        start: checkpoint of another training, or the name of a shipped one.
+        frozen: names of shipped checkpoints that the network contains; if one is replaced, the folder is another.
     """
-    from minirestore import recipes
+    from minirestore import checkpoints, recipes
 
     parts = recipes.plan(recipes.find_recipe(method, recipes.MODELS), job.protocol.settings["profile"], settings)
-    identity = [_beside_defaults(part) for part in parts] + ([start.parent.name] if start else [])
+    identity: list[Any] = [_beside_defaults(part) for part in parts]
+    if isinstance(start, Path):
+        identity.append(start.parent.name)
+    if shipped := [*([start] if isinstance(start, str) else []), *frozen]:
+        identity.append({name: checkpoints.read_card(name)["sha256"] for name in shipped})
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     return job.shared_dir / f"model-{digest[:12]}"
 
@@ -60,23 +70,27 @@ def _beside_defaults(part: Any) -> dict[str, Any]:
     return {f.name: values[f.name] for f in dataclasses.fields(part) if getattr(part, f.name) != f.default}
 
 
-def train(job: Job, method: str, settings: Mapping[str, Any], start: Path | None = None):
-    """The module trained with these arguments of `recipes.train`; `OutOfTime` when the time box ends first."""
+def train(
+    job: Job, method: str, settings: Mapping[str, Any], start: Path | str | None = None, frozen: Sequence[str] = ()
+):
+    """The module trained with these arguments of `training_folder`; `OutOfTime` when the time box ends first."""
     from minirestore import recipes
 
     options = {"device": job.device, "minutes": job.minutes_left(), "start": start}
-    folder = training_folder(job, method, settings, start)
+    folder = training_folder(job, method, settings, start, frozen)
     module, result = recipes.train(method, job.protocol.settings["profile"], settings, run_dir=folder, **options)
     if not result.finished:
         raise OutOfTime(f"{job.arm}, seed {job.seed}: {result.steps_done} of {settings['steps']} steps")
     return module
 
 
-def trained_file(job: Job, method: str, settings: Mapping[str, Any], start: Path | None = None) -> Path:
+def trained_file(
+    job: Job, method: str, settings: Mapping[str, Any], start: Path | str | None = None, frozen: Sequence[str] = ()
+) -> Path:
     """The checkpoint of this training, made now unless it is there; `OutOfTime` when the time box ends first."""
-    file = training_folder(job, method, settings, start) / f"{method}.safetensors"
+    file = training_folder(job, method, settings, start, frozen) / f"{method}.safetensors"
     if not file.with_suffix(".json").is_file():  # the card is written last
-        train(job, method, settings, start)
+        train(job, method, settings, start, frozen)
     return file
 
 

@@ -21,9 +21,10 @@ class Assessment:
 
     Attributes:
         effect, low, high: estimate and 95 % interval; with two intervals the wider hull of both.
-        intervals: t over the seeds where something is trained; else bootstrap over photographs and t over their means.
-        n_seeds, n_units: number of seeds, and of the independent units: seeds or photographs.
-        p: two-sided t test of the units against ``null``, or against ``smallest`` if contradicted.
+        intervals: t over the seeds where something is trained; exact binomial over what is counted; else bootstrap
+            over photographs and t over their means.
+        n_seeds, n_units: number of seeds, and of the independent units: seeds, photographs, or what is counted.
+        p: two-sided t test of the units, or exact binomial test, against ``null``, or ``smallest`` if contradicted.
         verdict: ``supported``, ``contradicted`` or ``not resolved``.
     """
 
@@ -83,12 +84,14 @@ def assess(claim: Claim, rows: Sequence[Row]) -> Assessment:
         rows: one per seed, arm and image, as in `Results.rows`: seed, arm, image and a value per metric.
 
     Raises:
-        ValueError: as `effects`; fewer than two units; a value that is not finite.
+        ValueError: as `effects`; fewer than two units; a value that is not finite, or neither 0 nor 1 if counted.
     """
     oriented = {key: claim.sign * value for key, value in effects(claim, rows).items()}
     values = list(oriented.values())
     if claim.trained:
         units, intervals = values, (statistics.t_interval(values),)
+    elif claim.counted:
+        units, intervals = values, (statistics.binomial_interval(values),)
     else:
         clusters = [photograph(key) for key in oriented]
         intervals = statistics.clustered_intervals(values, clusters, BOOTSTRAP_SEED)
@@ -104,7 +107,7 @@ def assess(claim: Claim, rows: Sequence[Row]) -> Assessment:
         intervals=tuple(raw[1:]),
         n_seeds=len({row["seed"] for row in rows}),
         n_units=len(units),
-        p=statistics.paired_t(np.subtract(units, against)),
+        p=statistics.binomial_p(units, against) if claim.counted else statistics.paired_t(np.subtract(units, against)),
         verdict=verdict,
     )
 
