@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from minirestore import checkpoints, diffusion, recipes, resources
+from minirestore import checkpoints, diffusion, metrics, photos, recipes, resources
 from minirestore.prior import (
     CODE_BATCHES,
     Autoencoder,
@@ -322,6 +322,22 @@ def test_a_checkpoint_leaves_the_frozen_autoencoder_out(trained):
     loaded = recipes.load_method("prior", folder / "prior" / "prior.safetensors", "cpu")
     for key, value in loaded.state_dict().items():
         torch.testing.assert_close(value, module.state_dict()[key], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "least", "retina"), [("prior/vae", 29.2, 37.0), ("vq", 27.5, 33.0)])
+def test_the_shipped_autoencoders_keep_photographs_and_their_colours(name, least, retina):
+    model, means, offsets = load_autoencoder(name), {}, {}
+    for photograph in (*photos.EVALUATION, "retina"):
+        x = photos.crops(photograph, 256)
+        with torch.no_grad():
+            kept = model.reconstruct(x)
+        means[photograph] = metrics.psnr(kept, x).mean().item()
+        offsets[photograph] = metrics.METRICS["colour_offset"].function(kept, x).max().item()
+    assert means.pop("retina") >= retina
+    assert sum(means.values()) / 6 >= least
+    assert max(offsets.values()) < 0.02
+    card = checkpoints.read_card(name)
+    assert card["parameters"] < 800_000 and card["wall_time_s"] > 0
 
 
 def test_mixed_batches_know_their_kinds():
