@@ -107,10 +107,11 @@ def check_seal(folder: str | Path) -> dict[str, Any]:
 
 def is_present(name: str) -> bool:
     """Whether a checkpoint, a file or a sealed folder, is there."""
-    return checkpoint_path(name).is_file() or (_folder(name) / CARD_FILE).is_file()
+    return checkpoint_path(name).is_file() or (folder_path(name) / CARD_FILE).is_file()
 
 
-def _folder(name: str) -> Path:
+def folder_path(name: str | Path) -> Path:
+    """Where a shipped model in another library's layout lies, such as ``prior/vae``."""
     return data_root() / "checkpoints" / name
 
 
@@ -132,7 +133,7 @@ def read_card(name: str | Path) -> dict[str, Any]:
         FileNotFoundError: no such checkpoint; the message lists those that exist.
         ValueError: the card is not valid JSON or lacks a field; a sealed folder is damaged.
     """
-    if card := check_seal(_folder(str(name))):
+    if card := check_seal(folder_path(name)):
         return card
     path = checkpoint_path(str(name))
     card_path = path.with_suffix(".json")

@@ -523,9 +523,7 @@ def load_prior(where: str | Path = "prior", *, download: bool = False) -> Latent
 
 def _find(where: str | Path, download: bool = False) -> Path:
     """The folder that ``where`` names."""
-    from minirestore.config import data_root
-
-    for folder in (data_root() / "checkpoints" / where, Path(where)):
+    for folder in (checkpoints.folder_path(where), Path(where)):
         if folder.is_dir():
             return folder
     if str(where).count("/") != 1 or str(where).startswith((".", "/")):
