@@ -433,6 +433,12 @@ def test_the_codebook_begins_as_latents_of_its_first_batches():
     torch.testing.assert_close(late["squared_error"], (quantised - x).square().mean())
 
 
+@pytest.mark.parametrize("profile", ["quick", "reduced", "full"])
+def test_the_encoder_has_time_before_the_codes_and_the_codes_after_it(profile):
+    network, _, run = recipes.plan(recipes.MODELS["vq"], profile)
+    assert run.steps / 4 < network.codebook_start < run.steps * 3 / 4
+
+
 @pytest.mark.parametrize("number", ["06", "11", "12"])
 @pytest.mark.parametrize("profile", ["reduced", "full"])
 def test_a_dry_run_knows_what_batches_the_latent_models_take(number, profile):

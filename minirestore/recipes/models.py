@@ -261,7 +261,14 @@ VQ = dataclasses.replace(
     },
     implied=(
         # blue codes, too; an average that forgets what the codes were before they began
-        ({}, {"quick": {"codebook_start": 20, "ema_decay": 0.9}, "reduced": {"recolour": 0.25, "ema_decay": 0.997}}),
+        (
+            {},
+            {
+                "quick": {"codebook_start": 20, "ema_decay": 0.9},
+                "reduced": {"recolour": 0.25, "ema_decay": 0.997},
+                "full": {"codebook_start": 200_000},
+            },
+        ),
     ),
 )
 PRIOR = Recipe(
