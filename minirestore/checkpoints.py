@@ -107,12 +107,17 @@ def check_seal(folder: str | Path) -> dict[str, Any]:
 
 def is_present(name: str) -> bool:
     """Whether a checkpoint, a file or a sealed folder, is there."""
-    return checkpoint_path(name).is_file() or (folder_path(name) / CARD_FILE).is_file()
+    return checkpoint_path(name).is_file() or sealed_folder(name) is not None
 
 
 def folder_path(name: str | Path) -> Path:
     """Where a shipped model in another library's layout lies, such as ``prior/vae``."""
     return data_root() / "checkpoints" / name
+
+
+def sealed_folder(name: str | Path) -> Path | None:
+    """The folder with a card that ``name`` stands for, shipped or a path; None if there is none."""
+    return next((p for p in (folder_path(name), Path(name)) if (p / CARD_FILE).is_file()), None)
 
 
 def _file_digests(folder: Path) -> dict[str, str]:
@@ -133,8 +138,8 @@ def read_card(name: str | Path) -> dict[str, Any]:
         FileNotFoundError: no such checkpoint; the message lists those that exist.
         ValueError: the card is not valid JSON or lacks a field; a sealed folder is damaged.
     """
-    if card := check_seal(folder_path(name)):
-        return card
+    if folder := sealed_folder(name):
+        return check_seal(folder)
     path = checkpoint_path(str(name))
     card_path = path.with_suffix(".json")
     if not path.is_file() or not card_path.is_file():

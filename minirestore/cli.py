@@ -293,7 +293,8 @@ def add_train(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--start",
         metavar="NAME",
-        help="begin with the weights of a checkpoint, or with the last ones of a run's folder",
+        help="begin with the weights of a checkpoint (a name, a file, or a folder such as prior/vae), or with the last "
+        "ones of a run's folder",
     )
     parser.set_defaults(handler=train_command)
 

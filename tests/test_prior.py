@@ -314,6 +314,27 @@ def test_recipes_train_all_three_into_folders_that_open(trained):
     assert card["steps"] == 4 and card["data"]["source"] == "mixed"
 
 
+def test_a_training_starts_from_a_sealed_folder(trained, tmp_path):
+    folder, module = trained
+    small = {"images": 12, "image_size": 32, "batch_size": 4, "steps": 1, "learning_rate": 1e-9, "widths": WIDTHS}
+    start = folder / "kl" / "autoencoder"
+    found, _ = recipes.train("autoencoder", "quick", small, run_dir=tmp_path / "kl", device="cpu", start=start)
+    before = load_autoencoder(start).network.state_dict()
+    for key, value in found.network.state_dict().items():
+        torch.testing.assert_close(value, before[key], rtol=0, atol=1e-6)
+    card = checkpoints.read_card(tmp_path / "kl" / "autoencoder")
+    assert card["start"].startswith("averaged weights, sha256 ")
+
+    settings = {**small, "autoencoder": str(start), "crop": 32, "head_channels": 8}
+    start = folder / "prior" / "prior"
+    found, _ = recipes.train("prior", "quick", settings, run_dir=tmp_path / "prior", device="cpu", start=start)
+    for key, value in found.network.state_dict().items():
+        torch.testing.assert_close(value, module.network.state_dict()[key], rtol=1e-3, atol=1e-4)  # kept as float16
+    with pytest.raises(ValueError, match="does not fit this module"):
+        wider = {**small, "widths": (8, 16, 16)}
+        recipes.train("autoencoder", "quick", wider, run_dir=tmp_path / "no", start=folder / "kl" / "autoencoder")
+
+
 def test_a_checkpoint_leaves_the_frozen_autoencoder_out(trained):
     folder, module = trained
     tensors, card = checkpoints.load(folder / "prior" / "prior.safetensors")

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -14,7 +15,7 @@ from minirestore.papers.c2f_dft import C2FDFT, C2FDFTConfig, DFTConfig
 from minirestore.papers.hf_error_map import HFErrorMap, HFErrorMapMethodConfig
 from minirestore.papers.resshift import ResShift, ResShiftConfig, SwinUNetConfig
 from minirestore.papers.structure_guidance import StructureGuidance, StructureGuidanceConfig
-from minirestore.prior import AUTOENCODERS, Autoencoder, LatentPrior, LatentPriorConfig
+from minirestore.prior import AUTOENCODERS, Autoencoder, LatentPrior, LatentPriorConfig, load_autoencoder, load_prior
 from minirestore.recipes.data import NOISE_SIGMA, DataConfig
 from minirestore.training import TrainingConfig
 
@@ -34,6 +35,7 @@ class Recipe:
         implied: settings that come along with others: where all of the first dictionary hold, those that the second
             has for the profile. Later entries count more, and what is asked for by name most.
         checkpoints: names of the shipped checkpoints, the default first.
+        open_folder: opens the sealed folder of one that is kept in another library's layout.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Recipe:
     trainings: tuple[Mapping[str, Any], ...] = ({},)
     kept: tuple[str, ...] = ()
     implied: tuple[tuple[Mapping[str, Any], Mapping[str, Mapping[str, Any]]], ...] = ()
+    open_folder: Callable[[str | Path], nn.Module] | None = None
 
     @property
     def checkpoint(self) -> str:
@@ -232,6 +235,7 @@ AUTOENCODER = Recipe(
     checkpoints=("prior/vae",),
     module=Autoencoder,
     config=AUTOENCODERS["prior/vae"],
+    open_folder=load_autoencoder,
     profiles={
         "quick": ({"widths": (8, 16, 16)}, DataConfig("mixed_depth", 12, 64, crop=32, sigma=0.0), _SECONDS_OF_LATENTS),
         "reduced": (
@@ -279,6 +283,7 @@ PRIOR = Recipe(
     checkpoints=("prior",),
     module=LatentPrior,
     config=LatentPriorConfig(),
+    open_folder=load_prior,
     profiles={
         "quick": ({"widths": (16, 16, 16)}, DataConfig("mixed", 12, 64, crop=64, sigma=0.0), _SECONDS_OF_LATENTS),
         "reduced": (

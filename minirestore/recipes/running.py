@@ -39,9 +39,9 @@ def train(
     Args:
         name, profile, settings: see `plan`.
         run_dir: folder of the run. device, minutes: see `training.fit`.
-        start: what to start from instead of random weights: a checkpoint (a name or a .safetensors file), which holds
-            averaged weights, or the folder of a finished run, which stands for its last, not averaged ones. The moving
-            average starts there, too.
+        start: what to start from instead of random weights: a checkpoint (a name, a .safetensors file or a sealed
+            folder such as ``prior/vae``), which holds averaged weights, or the folder of a finished run, which stands
+            for its last, not averaged ones. The moving average starts there, too.
 
     Raises:
         ValueError, FileNotFoundError: as in `plan`, `training.fit`, `checkpoints.load` and `checkpoints.fill`; also if
@@ -53,14 +53,9 @@ def train(
     module = build(recipe, network, run.seed).to(memory_format=torch.channels_last)
     origin = {}
     if start is not None:
-        raw = Path(start).is_dir()
-        if raw:
-            tensors, card = training.last_weights(start), checkpoints.read_card(Path(start) / f"{name}.safetensors")
-        else:
-            tensors, card = checkpoints.load(start)
+        kind, tensors, card = _weights_to_start_from(recipe, start)
         _check_start(recipe, network, card, start)
         checkpoints.fill(module, tensors, start)
-        kind = "last weights" if raw else "averaged weights"
         origin = {"start": f"{kind}, sha256 {checkpoints.fingerprint(tensors)}"}
     parts = {"network": network, "data": data}
     identity = {f"{part}.{k}": v for part, values in parts.items() for k, v in dataclasses.asdict(values).items()}
@@ -95,6 +90,16 @@ def train(
             count = checkpoints.read_card(saved)["parameters"]
             checkpoints.seal(Path(run_dir) / name, {**card, "parameters": count})
     return module, result
+
+
+def _weights_to_start_from(recipe: Recipe, start: str | Path) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
+    """What kind of weights they are, the weights, and their card."""
+    if recipe.open_folder and checkpoints.sealed_folder(start):
+        return "averaged weights", recipe.open_folder(start).state_dict(), checkpoints.read_card(start)
+    if Path(start).is_dir():
+        card = checkpoints.read_card(Path(start) / f"{recipe.name}.safetensors")
+        return "last weights", training.last_weights(start), card
+    return "averaged weights", *checkpoints.load(start)
 
 
 def _check_start(recipe: Recipe, network: Any, card: Mapping[str, Any], start: str | Path) -> None:
