@@ -52,13 +52,14 @@ checkpoints: environment
 	    --start runs/c2f_dft_deblur_coarse/c2f_dft.safetensors --output runs/c2f_dft_deblur $(TRAIN)
 	$(BIN)/minirestore train autoencoder --set recolour=1.0 --set chroma_weight=24 --set steps=10000 \
 	    --set learning_rate=0.0015 --output runs/autoencoder_colours $(TRAIN)
-	$(BIN)/minirestore train autoencoder --start runs/autoencoder_colours --output runs/autoencoder_detail $(TRAIN)
-	$(BIN)/minirestore train autoencoder --start runs/autoencoder_detail --output runs/autoencoder $(TRAIN)
+	$(BIN)/minirestore train autoencoder --set steps=5000 --start runs/autoencoder_colours \
+	    --output runs/autoencoder_detail $(TRAIN)
+	$(BIN)/minirestore train autoencoder --set steps=5000 --start runs/autoencoder_detail \
+	    --output runs/autoencoder_more $(TRAIN)
+	$(BIN)/minirestore train autoencoder --start runs/autoencoder_more/autoencoder --output runs/autoencoder $(TRAIN)
 	$(BIN)/minirestore train prior --set autoencoder=runs/autoencoder/autoencoder --output runs/prior $(TRAIN)
-	$(BIN)/minirestore train vq --set recolour=1.0 --set chroma_weight=24 --set steps=7000 --set codebook_start=5000 \
-	    --set learning_rate=0.0015 --output runs/vq_colours $(TRAIN)
-	$(BIN)/minirestore train vq --start runs/vq_colours --output runs/vq_detail $(TRAIN)
-	$(BIN)/minirestore train vq --set codebook_start=0 --set steps=2500 --start runs/vq_detail --output runs/vq $(TRAIN)
+	$(BIN)/minirestore train vq --set codebook_start=0 --set steps=2500 --start runs/autoencoder/autoencoder \
+	    --output runs/vq $(TRAIN)
 	$(BIN)/minirestore train resshift --set autoencoder=runs/vq/vq --output runs/resshift $(TRAIN)
 	$(BIN)/minirestore train resshift --set stage=student --set autoencoder=runs/vq/vq \
 	    --set teacher=runs/resshift/resshift.safetensors --start runs/resshift/resshift.safetensors \

@@ -80,7 +80,7 @@ class AutoencoderConfig:
 # sizes of the autoencoders that this package names: ours, Stable Diffusion's, and that of ResShift and SinSR
 AUTOENCODERS = {
     "prior/vae": AutoencoderConfig(),
-    "vq": AutoencoderConfig(kind="vq", widths=(16, 32, 32), codes=8192),
+    "vq": AutoencoderConfig(kind="vq", codes=8192),
     "stable-diffusion/vae": AutoencoderConfig(widths=(128, 256, 512, 512), layers=2, groups=32, attention=True),
     "resshift/vq-f4": AutoencoderConfig(
         kind="vq", widths=(128, 256, 512), layers=2, channels=3, groups=32, attention=True, codes=8192
@@ -174,8 +174,9 @@ class Autoencoder(nn.Module):
             z = h + posterior.std * diffusion.randn(h.shape, generator, h.device, h.dtype)
             error, weight = self.network.decode(z).sample - x, c.kl_weight
             regulariser = 0.5 * (h.square() + posterior.var - 1 - posterior.logvar).mean()
-        with torch.no_grad():
-            self.deviation.lerp_(h.float().std(), MOMENTUM if step else 1.0)
+        if not self.quantises or step < c.codebook_start:  # else the encoder is at rest
+            with torch.no_grad():
+                self.deviation.lerp_(h.float().std(), MOMENTUM if step else 1.0)
         squared = error.float().square().mean()
         blocks = F.avg_pool2d(error.float(), self.factor)
         chroma = (blocks - blocks.mean(1, keepdim=True)).square().mean()
@@ -195,6 +196,35 @@ class Autoencoder(nn.Module):
         if torch.distributed.is_initialized():
             torch.distributed.broadcast(chosen, 0)
         codes.copy_(chosen)
+
+    def with_codebook(self, codes: int) -> "Autoencoder":
+        """The same latents and the same decoder behind a codebook that is still to be trained; itself if it has one.
+
+        Latents are the means of a continuous autoencoder. Train it with ``codebook_start=0``: the encoder rests.
+        """
+        if self.quantises:
+            return self
+        c, C = self.network.config, self.channels
+        other = Autoencoder(
+            AutoencoderConfig(
+                kind="vq",
+                widths=tuple(c.block_out_channels),
+                layers=c.layers_per_block,
+                channels=C,
+                groups=c.norm_num_groups,
+                attention=c.mid_block_add_attention,
+                codes=codes,
+            )
+        )
+        state = other.network.state_dict() | self.network.state_dict()
+        mean, shift = state["quant_conv.weight"][:C, :, 0, 0], state["quant_conv.bias"][:C]
+        moments = {part: state[f"encoder.conv_out.{part}"] for part in ("weight", "bias")}
+        state["encoder.conv_out.weight"] = torch.einsum("cm,mihw->cihw", mean, moments["weight"])
+        state["encoder.conv_out.bias"] = mean @ moments["bias"] + shift
+        state["quant_conv.weight"], state["quant_conv.bias"] = torch.eye(C)[..., None, None], torch.zeros(C)
+        other.network.load_state_dict(state)
+        other.deviation.copy_(self.deviation)
+        return other.eval()
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the network in diffusers' layout, its scaling factor one over the measured deviation."""

@@ -602,6 +602,20 @@ def test_random_kernels_follow_their_probabilities():
         assert_fills(cutoffs, low, PI)
 
 
+def test_low_resolution_is_a_quarter_as_large_and_in_eight_bit():
+    x = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(0))
+    for domain in D.LOW_RESOLUTION_DOMAINS:
+        y = D.low_resolution(x, 3, domain)
+        assert y.shape == (2, 3, 8, 12)
+        torch.testing.assert_close((255 * y).round() / 255, y)
+        assert torch.equal(D.low_resolution(x, 4, domain), y) == (domain == "bicubic")
+    right = torch.nn.functional.interpolate(x, (8, 12), mode="bicubic", antialias=True)
+    assert (D.low_resolution(x, 3, "bicubic") - right).abs().max() <= 0.5 / 255 + 1e-6
+    assert torch.equal(D.low_resolution(x, 3, "light"), D.second_order(x, 3, D.SECOND_ORDER_LIGHT))
+    with pytest.raises(ValueError, match="domain: expected one of bicubic, light, resshift, got 'x8'"):
+        D.low_resolution(x, 0, "x8")
+
+
 def test_second_order_rounds_to_eight_bit_and_can_stay_small():
     x = random_images(4, 3, 40, 36)
     y = D.second_order(x, 0)

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from minirestore import checkpoints, diffusion, recipes
+from minirestore import checkpoints, degradations, diffusion, metrics, photos, recipes
 from minirestore.papers import hf_error_map, resshift
 from minirestore.papers.hf_error_map import HFErrorMap, HFErrorMapMethodConfig
 from minirestore.papers.resshift import ResShift, ResShiftConfig
@@ -81,10 +81,38 @@ def test_the_teachers_loss_is_the_squared_error_of_x0_at_a_random_step():
     assert all(p.grad is not None for p in model.network.parameters())
 
 
+def test_a_network_may_predict_the_residual():
+    model, data = teacher(prediction="residual"), batch()
+    x0, y, lq = latents(model, data)
+    schedule, source = resshift.make_schedule(model.config), diffusion.BatchGenerator(7, 1)
+    noise = diffusion.randn(x0.shape, source)
+    t = diffusion.random_times(2, 4, source)
+    x_t = schedule.q_sample(x0, y, t, noise)
+    output = model.network(schedule.scale_input(x_t, t), t.float(), lq)
+    found = model.training_losses(data, diffusion.BatchGenerator(7, 1), 0)["loss"]
+    torch.testing.assert_close(found, (output - (y - x0)).square().mean())
+    for parameter in model.network.output.parameters():
+        torch.nn.init.zeros_(parameter)
+    enlarged = model.autoencoder.decode(y)  # no residual: the enlarged image itself
+    found = model.restore(data["degraded"], diffusion.BatchGenerator(3, 0), deterministic=True)
+    torch.testing.assert_close(found, ((enlarged + 1) / 2).clamp(0, 1), rtol=1e-4, atol=1e-4)
+
+
+def test_the_codebook_may_be_left_out():
+    rounded, plain = teacher(), teacher(quantise=False)
+    z = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(rounded.decode(z), rounded.autoencoder.decode(z))
+    torch.testing.assert_close(plain.decode(z), plain.autoencoder.decode(z, quantise=False))
+    assert not torch.allclose(rounded.decode(z), plain.decode(z))
+    lq = batch()["degraded"]
+    a, b = (model.restore(lq, diffusion.BatchGenerator(3, 0)) for model in (rounded, plain))
+    assert (a - b).abs().max() > 1e-3
+
+
 def test_every_step_is_trained():
     model = teacher()
     seen = []
-    model.predict = lambda lq: lambda x, times: seen.extend(times.tolist()) or x
+    model.predict = lambda lq, y: lambda x, times: seen.extend(times.tolist()) or x
     for step in range(20):
         model.training_losses(batch(4, 32), diffusion.BatchGenerator(0, step), step)
     assert set(seen) == {0, 1, 2, 3}
@@ -124,7 +152,7 @@ def test_a_student_that_is_its_one_step_teacher_has_nothing_to_learn():
     one_step = ResShiftConfig(**{**SMALL, "T": 2, "stage": "student"})
     model.config = dataclasses.replace(one_step, inverse_weight=0.0, gt_weight=0.0)
     answer = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    model.predict = lambda lq, network=None: lambda x, times: answer
+    model.predict = lambda lq, y, network=None: lambda x, times: answer
     assert model.training_losses(batch(), diffusion.BatchGenerator(0, 0), 0)["distill"] == 0
 
 
@@ -166,9 +194,9 @@ def test_the_teacher_draws_from_the_posterior_or_goes_the_deterministic_way():
         source = diffusion.BatchGenerator(3, 0)
         x_T = schedule.prior_sample(y, diffusion.randn(y.shape, source))
         if deterministic:
-            z = resshift.deterministic_chain(schedule, model.predict(scaled), y, x_T)
+            z = resshift.deterministic_chain(schedule, model.predict(scaled, y), y, x_T)
         else:
-            z = resshift.stochastic_chain(schedule, model.predict(scaled), x_T, source)
+            z = resshift.stochastic_chain(schedule, model.predict(scaled, y), x_T, source)
         with torch.no_grad():
             right = ((model.autoencoder.decode(z) + 1) / 2).clamp(0, 1)
         found = model.restore(lq, diffusion.BatchGenerator(3, 0), deterministic=deterministic)
@@ -178,7 +206,7 @@ def test_the_teacher_draws_from_the_posterior_or_goes_the_deterministic_way():
 def test_the_student_makes_one_call_from_the_last_step():
     model, lq, seen = student(), batch()["degraded"], []
     own = model.predict
-    model.predict = lambda lq, network=None: lambda x, times: seen.append(times.tolist()) or own(lq, network)(x, times)
+    model.predict = lambda lq, y: lambda x, times: seen.append(times.tolist()) or own(lq, y)(x, times)
     _, y, scaled = latents(model, batch())
     schedule = resshift.make_schedule(model.config)
     x_T = schedule.prior_sample(y, diffusion.randn(y.shape, diffusion.BatchGenerator(3, 0)))
@@ -256,10 +284,26 @@ def test_the_family_trains_by_recipe_and_loads(trained):
         path = folder / run / f"{name}.safetensors"
         tensors, card = checkpoints.load(path)
         assert all(key.startswith("network.") for key in tensors), run
-        assert card["data"]["low_resolution"] == "light"
+        assert card["data"]["low_resolution"] == "bicubic"
         model = recipes.load_method(name, path, "cpu")
         assert recipes.restore(model, lq, seed=1).shape == (1, 3, 64, 64)
     assert {"hf (mean of last tenth)", "distill (mean of last tenth)"} <= set(card["metrics"])
+
+
+@pytest.mark.parametrize("name", ["resshift", "resshift_student", "hf_error_map"])
+def test_the_shipped_models_are_nearer_to_the_photographs_than_bicubic(name):
+    x = torch.cat([photos.crops(photograph)[::2] for photograph in photos.EVALUATION])
+    lq = degradations.low_resolution(x, 0, "bicubic")
+    model = recipes.load_method("hf_error_map" if name == "hf_error_map" else "resshift", name, "cpu")
+    bicubic = F.interpolate(lq, scale_factor=4, mode="bicubic").clamp(0, 1)
+    found, baseline = (metrics.haarpsi(y, x).mean() for y in (recipes.restore(model, lq, seed=0), bicubic))
+    assert found > baseline + 0.003
+
+
+def test_the_published_models_predict_x0_and_round():
+    for name in ("resshift", "hf_error_map"):
+        published = recipes.plan(recipes.MODELS[name], "full")[0]
+        assert (published.prediction, published.quantise, published.T) == ("x0", True, 15)
 
 
 def test_a_teacher_of_another_schedule_is_refused(trained):
@@ -282,7 +326,7 @@ def test_low_resolution_batches_are_the_pools_images_a_quarter_as_large():
     assert near.mean() < 0.5 * far.mean() and near.mean() < 0.7 * turned.mean()
     with pytest.raises(ValueError, match="multiples of 4"):
         recipes.DataConfig(crop=30, sigma=0.0, low_resolution="light")
-    with pytest.raises(ValueError, match="low_resolution: expected a domain among light, resshift"):
+    with pytest.raises(ValueError, match="low_resolution: expected a domain among bicubic, light, resshift"):
         recipes.DataConfig(sigma=0.0, low_resolution="x8")
     with pytest.raises(ValueError, match="brings all degradation"):
         recipes.DataConfig(low_resolution="light")

@@ -51,6 +51,7 @@ from minirestore.degradations.pipelines import (
     SecondOrder,
     Stage,
     first_order,
+    low_resolution,
     random_kernel,
     second_order,
 )
@@ -96,6 +97,7 @@ __all__ = [
     "jpeg",
     "linear_motion_kernel",
     "linear_to_srgb",
+    "low_resolution",
     "matched_blur",
     "motion_blur",
     "pad_kernel",

@@ -217,8 +217,8 @@ SECOND_ORDER_LIGHT = SecondOrder(
 )
 """ResShift's recipe with shorter kernels, less noise and better JPEG, for images of 64 to 160 pixels."""
 
-LOW_RESOLUTION_DOMAINS = {"light": SECOND_ORDER_LIGHT, "resshift": SECOND_ORDER_RESSHIFT}
-"""Recipes for images of a quarter of the sides, to be enlarged again."""
+LOW_RESOLUTION_DOMAINS = {"bicubic": None, "light": SECOND_ORDER_LIGHT, "resshift": SECOND_ORDER_RESSHIFT}
+"""Recipes for images of a quarter of the sides, to be enlarged again, see `low_resolution`."""
 
 
 def first_order(
@@ -253,6 +253,24 @@ def second_order(
         Images of the same size, or 1/``scale`` of it without ``resize_back``, rounded to multiples of 1/255.
     """
     return _degrade_each(_second_order_image, x, generator, config, return_record)
+
+
+def low_resolution(x: Tensor, generator: Randomness, domain: str) -> Tensor:
+    """Images (B, C, H, W) in [0, 1] at a quarter of the sides, degraded as a domain of `LOW_RESOLUTION_DOMAINS` says.
+
+    ``bicubic`` reduces them bicubically, antialiased, and does nothing else; the others are configurations of
+    `second_order`. Multiples of 1/255.
+
+    Raises:
+        ValueError: unknown domain.
+    """
+    if domain not in LOW_RESOLUTION_DOMAINS:
+        raise ValueError(f"domain: expected one of {', '.join(LOW_RESOLUTION_DOMAINS)}, got {domain!r}")
+    if config := LOW_RESOLUTION_DOMAINS[domain]:
+        return second_order(x, generator, config)
+    check_images(x, "x")
+    small = interpolate(x, size=tuple(side // 4 for side in x.shape[-2:]), antialias=True)
+    return (small.clamp(0, 1) * 255).round() / 255
 
 
 def _degrade_each(

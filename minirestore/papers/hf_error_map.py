@@ -20,8 +20,8 @@ has its name, the rest is fixed here:
   taken to be aligned [24].
 
 `HFErrorMap` trains SinSR's student with it: `objective` and `hf_weight` say what else there is to the total loss [16];
-the restored image is the student's, from a random x_T [17], decoded with gradients straight through the codebook [18];
-training starts from a student (or the teacher) that is there already [20]; restoring is SinSR's [25].
+the restored image is the student's, from a random x_T [17], decoded with gradients, straight through the codebook if
+it is used [18]; training starts from a student (or the teacher) that is there already [20]; restoring is SinSR's [25].
 
 Read literally, equation 1 is blind to whatever leaves the detail bands alone: an image of the wrong brightness has an
 empty map and no loss. It needs another loss beside it, or ``mode="one_plus"``.
@@ -403,9 +403,7 @@ class HFErrorMap(ResShift):
         losses, restored = self.student_losses(batch, generator)
         if not c.hf_weight:
             return losses
-        parts = hf_error_map_loss(
-            self.autoencoder.decode(restored), images.to_model_range(batch["clean"]), c, self.perceptual
-        )
+        parts = hf_error_map_loss(self.decode(restored), images.to_model_range(batch["clean"]), c, self.perceptual)
         hf = parts.pop("loss")
         if c.objective == "only":
             total = 0.0

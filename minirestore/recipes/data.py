@@ -184,9 +184,11 @@ def _labelled_scenes(data: DataConfig, device: str | torch.device) -> MakeBatch:
 
 def _low_resolution_pairs(pool: CropPool, data: DataConfig) -> MakeBatch:
     """Random crops of a pool beside their part of its images' low-resolution versions, degraded once."""
-    domain, small = degradations.LOW_RESOLUTION_DOMAINS[data.low_resolution], []
+    small = []
     for i, image in enumerate(pool.images.split(1)):
-        low = degradations.second_order(image.float() / 255, diffusion.BatchGenerator(data.seed, i), domain)
+        low = degradations.low_resolution(
+            image.float() / 255, diffusion.BatchGenerator(data.seed, i), data.low_resolution
+        )
         small.append((low * 255).round().to(torch.uint8))
     low = torch.cat(small).repeat_interleave(SHRINK, 2).repeat_interleave(SHRINK, 3)  # one pixel, one block
     both = CropPool(torch.cat([pool.images, low], dim=1))

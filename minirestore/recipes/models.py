@@ -35,7 +35,8 @@ class Recipe:
         implied: settings that come along with others: where all of the first dictionary hold, those that the second
             has for the profile. Later entries count more, and what is asked for by name most.
         checkpoints: names of the shipped checkpoints, the default first.
-        open_folder: opens the sealed folder of one that is kept in another library's layout.
+        open_folder: makes the module from a sealed folder, for models in another library's layout, and from the
+            configuration of the network that is asked for.
     """
 
     name: str
@@ -49,7 +50,7 @@ class Recipe:
     trainings: tuple[Mapping[str, Any], ...] = ({},)
     kept: tuple[str, ...] = ()
     implied: tuple[tuple[Mapping[str, Any], Mapping[str, Mapping[str, Any]]], ...] = ()
-    open_folder: Callable[[str | Path], nn.Module] | None = None
+    open_folder: Callable[[str | Path, Any], nn.Module] | None = None
 
     @property
     def checkpoint(self) -> str:
@@ -235,13 +236,14 @@ AUTOENCODER = Recipe(
     checkpoints=("prior/vae",),
     module=Autoencoder,
     config=AUTOENCODERS["prior/vae"],
-    open_folder=load_autoencoder,
+    open_folder=lambda where, _: load_autoencoder(where),
+    kept=("widths", "layers", "channels", "groups", "attention"),
     profiles={
         "quick": ({"widths": (8, 16, 16)}, DataConfig("mixed_depth", 12, 64, crop=32, sigma=0.0), _SECONDS_OF_LATENTS),
         "reduced": (
             {},
             DataConfig("mixed_depth", images=1600, image_size=160, crop=64, sigma=0.0),
-            TrainingConfig(steps=5000, batch_size=8, learning_rate=1e-3, weight_decay=0.0, precision="bf16"),
+            TrainingConfig(steps=10_000, batch_size=8, learning_rate=1e-3, weight_decay=0.0, precision="bf16"),
         ),
         "full": (
             dataclasses.asdict(AUTOENCODERS["stable-diffusion/vae"]),
@@ -256,6 +258,7 @@ VQ = dataclasses.replace(
     name="vq",
     checkpoints=("vq",),
     config=AUTOENCODERS["vq"],
+    open_folder=lambda where, config: load_autoencoder(where).with_codebook(config.codes),
     profiles={
         **AUTOENCODER.profiles,
         "full": (
@@ -269,7 +272,7 @@ VQ = dataclasses.replace(
             {},
             {
                 "quick": {"codebook_start": 20, "ema_decay": 0.9},
-                "reduced": {"recolour": 0.25, "ema_decay": 0.997},
+                "reduced": {"recolour": 0.25, "ema_decay": 0.997, "steps": 5000},
                 "full": {"codebook_start": 200_000},
             },
         ),
@@ -283,7 +286,7 @@ PRIOR = Recipe(
     checkpoints=("prior",),
     module=LatentPrior,
     config=LatentPriorConfig(),
-    open_folder=load_prior,
+    open_folder=lambda where, _: load_prior(where),
     profiles={
         "quick": ({"widths": (16, 16, 16)}, DataConfig("mixed", 12, 64, crop=64, sigma=0.0), _SECONDS_OF_LATENTS),
         "reduced": (
@@ -308,12 +311,13 @@ PRIOR = Recipe(
     },
 )
 
-# Four steps of the journal version's schedule, on latents of 32 x 32
+# Four steps, on latents of 32 x 32
 _REDUCED_SHIFT = {
-    "T": 4, "min_noise_level": 0.2, "channels": 4, "width": 32, "multipliers": (1, 2), "blocks": (1, 1),
-    "latent_size": 32, "attention_sizes": (32, 16), "swin_width": 32, "head_channels": 16, "mlp_ratio": 2.0,
+    "T": 4, "prediction": "residual", "quantise": False, "channels": 4, "width": 32, "multipliers": (1, 2),
+    "blocks": (1, 1), "latent_size": 32, "attention_sizes": (16,), "swin_width": 32, "head_channels": 16,
+    "mlp_ratio": 2.0,
 }  # fmt: skip
-_LOW_RESOLUTION = DataConfig(images=1200, image_size=160, crop=128, sigma=0.0, low_resolution="light")
+_LOW_RESOLUTION = DataConfig(images=1200, image_size=160, crop=128, sigma=0.0, low_resolution="bicubic")
 _PUBLISHED_SHIFT = TrainingConfig(
     steps=300_000, batch_size=64, learning_rate=5e-5, warmup=5000, betas=(0.9, 0.999), weight_decay=0.0,
     gradient_clip=0.0, ema_decay=0.999, ema_warmup=False, precision="bf16", decay="constant",
@@ -332,18 +336,18 @@ RESSHIFT = Recipe(
     config=ResShiftConfig(),
     profiles={
         "quick": (
-            {**_REDUCED_SHIFT, "latent_size": 16, "attention_sizes": (16, 8)},
-            DataConfig(images=12, image_size=64, crop=64, sigma=0.0, low_resolution="light"),
+            {**_REDUCED_SHIFT, "latent_size": 16, "attention_sizes": (8,)},
+            DataConfig(images=12, image_size=64, crop=64, sigma=0.0, low_resolution="bicubic"),
             TrainingConfig(steps=60, batch_size=4, learning_rate=1e-3, warmup=10, ema_decay=0.99),
         ),
         "reduced": (
             _REDUCED_SHIFT,
             _LOW_RESOLUTION,
-            TrainingConfig(steps=4000, batch_size=4, learning_rate=1e-3, weight_decay=0.0),
+            TrainingConfig(steps=5000, batch_size=4, learning_rate=1e-3, weight_decay=0.0),
         ),
         "full": ({"autoencoder": "resshift/vq-f4"}, _PUBLISHED_LOW_RESOLUTION, _PUBLISHED_SHIFT),
     },
-    kept=tuple(f.name for f in dataclasses.fields(SwinUNetConfig)),
+    kept=("prediction", *(f.name for f in dataclasses.fields(SwinUNetConfig))),
     implied=(
         ({"stage": "student"}, {"reduced": {"steps": 800, "learning_rate": 3e-4, "ema_decay": 0.99},
                                 "full": {"steps": 30_000}}),
@@ -363,15 +367,19 @@ HF_ERROR_MAP = dataclasses.replace(
     implied=(({}, {"reduced": {"steps": 600, "learning_rate": 2e-4, "ema_decay": 0.99}, "full": {"steps": 30_000}}),),
 )
 
-METHODS: dict[str, Recipe] = {"denoiser": DENOISER, "structure_guidance": STRUCTURE_GUIDANCE, "c2f_dft": C2F_DFT}
+METHODS: dict[str, Recipe] = {
+    "denoiser": DENOISER,
+    "structure_guidance": STRUCTURE_GUIDANCE,
+    "c2f_dft": C2F_DFT,
+    "resshift": RESSHIFT,
+    "hf_error_map": HF_ERROR_MAP,
+}
 MODELS: dict[str, Recipe] = {
     **METHODS,
     "features": FEATURES,
     "autoencoder": AUTOENCODER,
     "vq": VQ,
     "prior": PRIOR,
-    "resshift": RESSHIFT,
-    "hf_error_map": HF_ERROR_MAP,
 }
 
 

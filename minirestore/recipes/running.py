@@ -53,7 +53,7 @@ def train(
     module = build(recipe, network, run.seed).to(memory_format=torch.channels_last)
     origin = {}
     if start is not None:
-        kind, tensors, card = _weights_to_start_from(recipe, start)
+        kind, tensors, card = _weights_to_start_from(recipe, network, start)
         _check_start(recipe, network, card, start)
         checkpoints.fill(module, tensors, start)
         origin = {"start": f"{kind}, sha256 {checkpoints.fingerprint(tensors)}"}
@@ -92,13 +92,15 @@ def train(
     return module, result
 
 
-def _weights_to_start_from(recipe: Recipe, start: str | Path) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
+def _weights_to_start_from(
+    recipe: Recipe, network: Any, start: str | Path
+) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
     """What kind of weights they are, the weights, and their card."""
     if recipe.open_folder and checkpoints.sealed_folder(start):
-        return "averaged weights", recipe.open_folder(start).state_dict(), checkpoints.read_card(start)
+        return "averaged weights", recipe.open_folder(start, network).state_dict(), checkpoints.read_card(start)
     if Path(start).is_dir():
-        card = checkpoints.read_card(Path(start) / f"{recipe.name}.safetensors")
-        return "last weights", training.last_weights(start), card
+        tensors = training.last_weights(start)
+        return "last weights", tensors, checkpoints.read_card(Path(start) / f"{recipe.name}.safetensors")
     return "averaged weights", *checkpoints.load(start)
 
 

@@ -401,13 +401,15 @@ except FileNotFoundError as problem:
 # | [03 wavelets](03_wavelets.ipynb) | details by size and place; shrinkage |
 # | [04 degradations](04_degradations.ipynb) | blur, noise, rain, JPEG; what can be undone |
 # | [05 diffusion](05_diffusion.ipynb) | noise to image, step by step; the model above |
+# | [06 guidance and latents](06_guidance_and_latents.ipynb) | diffusion in small pictures; how a model is steered |
 #
 # Five parts on papers follow: **structure guidance** (deblurring that survives unknown blur), **C2F-DFT** (a diffusion
 # transformer trained through its own sampler), **high-frequency error maps** (wavelets show a super-resolver what it lost),
 # **DiffBIR** (clean first, then paint texture) and **DepthMaster** (depth from one photograph).
 #
-# **Tracks**: *a taste*, 2 hours, pictures and recaps without exercises: 00, 01, 03, 05. *Core*, 9 hours: 00 to 05 in order.
-# *Whole*, 15 hours: the same from the student build, with every exercise and a training run of your own in 05.
+# **Tracks**: *a taste*, 2 hours, pictures and recaps without exercises: 00, 01, 03, 05. *Core*, 11 hours: 00 to 06 in
+# order. *One paper*, 4 hours: the notebook that builds it and the one that puts its claims to the test. *Whole*, 26
+# hours: all of them from the student build, with every exercise and training runs of your own.
 #
 # ## Ten words
 #

@@ -12,6 +12,7 @@ from minirestore.config import override
 from minirestore.papers.resshift.config import ShiftConfig, SwinUNetConfig
 from minirestore.papers.resshift.network import SwinUNet
 from minirestore.papers.resshift.schedule import (
+    ShiftSchedule,
     deterministic_chain,
     make_schedule,
     sampling_schedule,
@@ -20,6 +21,7 @@ from minirestore.papers.resshift.schedule import (
 from minirestore.prior import Autoencoder, load_autoencoder
 
 STAGES = ("teacher", "student")
+PREDICTIONS = ("x0", "residual")
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,12 @@ class ResShiftConfig(SwinUNetConfig, ShiftConfig):
     Attributes:
         stage: ``teacher`` (ResShift: the squared error of x_0 at a random step) or ``student`` (SinSR).
         scale: pixels of the output per pixel of the input, in each direction.
+        prediction: what the network's output is: ``x0``, or ``residual``, y - x_0 (both in the released code, whose
+            published models are x0). The squared error of x_0 is the loss of both. A network for the residual begins
+            with y as its x_0; one for x_0 has to learn first what y, which it sees through noise alone, contains.
         autoencoder: name of a shipped autoencoder, or its folder; frozen.
+        quantise: decode through its codebook, if it has one (released code). A small codebook costs more than it helps:
+            it rounds what is right already.
         teacher: name of the checkpoint, or its path, whose deterministic sampler the student learns; frozen.
         inverse_weight: of SinSR's second loss: the same network, told time 0, finds the x_T behind a result of the
             teacher. 0 switches it off (with it, the third has no inverse to rely on).
@@ -38,7 +45,9 @@ class ResShiftConfig(SwinUNetConfig, ShiftConfig):
 
     stage: str = "teacher"
     scale: int = 4
+    prediction: str = "x0"
     autoencoder: str = "vq"
+    quantise: bool = True
     teacher: str = "resshift"
     inverse_weight: float = 1.0
     gt_weight: float = 1.0
@@ -48,6 +57,8 @@ class ResShiftConfig(SwinUNetConfig, ShiftConfig):
         SwinUNetConfig.__post_init__(self)
         if self.stage not in STAGES:
             raise ValueError(f"stage: expected one of {', '.join(STAGES)}, got {self.stage!r}")
+        if self.prediction not in PREDICTIONS:
+            raise ValueError(f"prediction: expected one of {', '.join(PREDICTIONS)}, got {self.prediction!r}")
         if self.scale < 1:
             raise ValueError(f"scale: must be at least 1, got {self.scale}")
         if not self.inverse_weight >= 0 or not self.gt_weight >= 0:
@@ -94,13 +105,18 @@ class ResShift(nn.Module):
         large = F.interpolate(lq, scale_factor=self.scale, mode="bicubic", align_corners=False)
         return self.autoencoder.encode(large)
 
-    def predict(self, lq: Tensor, network: SwinUNet | None = None) -> Callable[[Tensor, Tensor], Tensor]:
-        """``(scaled x_t, times) -> x_0`` beside a low-quality image in [-1, 1], which is resized to the latents."""
+    def decode(self, z: Tensor) -> Tensor:
+        """Latents to images in [-1, 1]."""
+        return self.autoencoder.decode(z, self.config.quantise)
+
+    def predict(self, lq: Tensor, y: Tensor, network: SwinUNet | None = None) -> Callable[[Tensor, Tensor], Tensor]:
+        """``(scaled x_t, times) -> x_0`` beside a low-quality image in [-1, 1], resized to its latents ``y``."""
         network = network or self.network
+        beside = lq if lq.shape[-2:] == y.shape[-2:] else F.interpolate(lq, y.shape[-2:], mode="bicubic")
 
         def call(x_t: Tensor, times: Tensor) -> Tensor:
-            beside = lq if lq.shape[-2:] == x_t.shape[-2:] else F.interpolate(lq, x_t.shape[-2:], mode="bicubic")
-            return network(x_t, times, beside.to(x_t.dtype)).to(x_t.dtype)
+            output = network(x_t, times, beside.to(x_t.dtype)).to(x_t.dtype)
+            return output if self.config.prediction == "x0" else ShiftSchedule.x0_from_residual(output, y)
 
         return call
 
@@ -113,7 +129,7 @@ class ResShift(nn.Module):
         noise = diffusion.randn(x0.shape, generator, x0.device)
         t = diffusion.random_times(len(x0), len(schedule), generator)
         x_t = schedule.q_sample(x0, y, t, noise)
-        predicted = self.predict(lq)(schedule.scale_input(x_t, t), schedule.times[t].to(x_t))
+        predicted = self.predict(lq, y)(schedule.scale_input(x_t, t), schedule.times[t].to(x_t))
         return {"loss": F.mse_loss(predicted.float(), x0)}
 
     def student_losses(self, batch: dict[str, Tensor], generator: torch.Generator) -> tuple[dict[str, Tensor], Tensor]:
@@ -127,8 +143,8 @@ class ResShift(nn.Module):
         last = len(schedule) - 1
         x_T = schedule.prior_sample(y, diffusion.randn(y.shape, generator, y.device))
         with torch.no_grad():
-            target = deterministic_chain(schedule, self.predict(lq, self.teacher), y, x_T)
-        call = self.predict(lq)
+            target = deterministic_chain(schedule, self.predict(lq, y, self.teacher), y, x_T)
+        call = self.predict(lq, y)
 
         def student(x: Tensor, time: int) -> Tensor:
             return call(schedule.scale_input(x, last), x.new_full((len(x),), float(time))).float()
@@ -190,10 +206,10 @@ class ResShift(nn.Module):
             y = self.upscaled(lq)
             x_T = schedule.prior_sample(y, diffusion.randn(y.shape, generator, y.device, y.dtype))
             if deterministic:
-                z = deterministic_chain(schedule, self.predict(lq), y, x_T, callback)
+                z = deterministic_chain(schedule, self.predict(lq, y), y, x_T, callback)
             else:
-                z = stochastic_chain(schedule, self.predict(lq), x_T, generator, callback)
-            return self.autoencoder.decode(z)
+                z = stochastic_chain(schedule, self.predict(lq, y), x_T, generator, callback)
+            return self.decode(z)
 
         lq = images.to_model_range(degraded.to(next(self.network.parameters()).dtype))
         restored = images.apply_padded(run, lq, self.multiple, scale=self.scale)
@@ -212,7 +228,7 @@ def load_teacher(config: ResShiftConfig) -> SwinUNet:
     if card["method"] != "resshift":
         raise ValueError(f"teacher: {config.teacher} holds {card['method']!r}, not 'resshift'; name another checkpoint")
     found = override(ResShiftConfig(), card["config"])
-    for field in ShiftConfig.__dataclass_fields__:
+    for field in (*ShiftConfig.__dataclass_fields__, "prediction"):
         if field not in ("sampling_steps", "spacing") and getattr(found, field) != getattr(config, field):
             got = f"{getattr(found, field)} and {getattr(config, field)}"
             raise ValueError(f"teacher: {config.teacher} and the student differ in {field}, {got}; use the teacher's")

@@ -48,7 +48,7 @@ R, ERROR = "high_frequency_energy_ratio", "high_frequency_error"
 # The paper adds one loss to SinSR's three. It shows a one-step super-resolver where its fine detail is wrong, and the
 # results are said to be sharper and better. Three trained networks come with the course: the `teacher` (ResShift), the
 # `student` (SinSR), and `student and map`, which is the student trained on with the map. All restore two textured crops
-# of each evaluation photograph (of the rocket one), shrunk by 4 and damaged as in training.
+# of each evaluation photograph (of the rocket one), shrunk by 4, as in training.
 #
 # The picture also has two **impostors**, the student's results with their finest wavelet details multiplied by a
 # number, and with white noise: just so much that every crop has the *right amount* of fine detail (up to clipping).
@@ -104,7 +104,7 @@ def middle(z):
 
 
 # %%
-crops = crop_names("light")
+crops = crop_names("bicubic")
 pairs = [tested.pair(name, seed) for name in crops]
 clean, lq = (torch.cat(part) for part in zip(*pairs, strict=True))
 bicubic = F.interpolate(lq, scale_factor=4, mode="bicubic", align_corners=False).clamp(0, 1)
@@ -116,7 +116,7 @@ sd = ((1 - amount).clamp(min=0) * detail / (0.75 * clean[0].numel())).sqrt()
 impostors = {"multiplied": gain(student, amount**-0.5), "with noise": grainy(student, sd)}
 
 # %%
-shown = [crops.index(f"{name}/light") for name in ("astronaut/2", "motorcycle/1")]
+shown = [crops.index(f"{name}/bicubic") for name in ("astronaut/2", "motorcycle/1")]
 columns = {"student": student, **impostors, "and map": restored["student and map"], "clean": clean}
 grid = [[middle(z[i : i + 1]) for z in columns.values()] for i in shown]
 figure = plots.image_grid(grid, list(columns), [crops[i].split("/")[0] for i in shown], width=4.6)
@@ -448,8 +448,8 @@ for n in (3, 5):
 #
 # Beside every difference stand **two kinds of noise**, both for one seed's mean. *Draws*: the same network with another
 # first noise $x_T$ (as if both arms drew on their own; they share their draws, so it is less). *Trainings*: the
-# standard deviation of the difference between training seeds. The test images are damaged anew for each seed, but the
-# same for all arms.
+# standard deviation of the difference between training seeds. The first noise is drawn anew for each seed, but the same
+# for all arms.
 #
 # ## Is it the map? (B8)
 
@@ -515,7 +515,7 @@ say("hf.B8", supported="The map itself helps: with the same distance but no map,
 # ### What this means
 #
 # Left: differences from base, seed by seed (grey dots), with means and 95 % intervals. They are paired: the seeds
-# differ in the damage of the test images, too, but that moves all arms together. Right: the arms in the plane, with the
+# differ in the first noise of the test, too, but that moves all arms together. Right: the arms in the plane, with the
 # curves on which base and map lie. How to read it:
 #
 # | if an arm moves from base ... | then |
@@ -554,13 +554,14 @@ for metric in ("haarpsi", "spectrum_distance", "low_frequency_rmse", "colour_off
 #
 # ## Better than SinSR, on three kinds of images? (B1 to B3)
 #
-# The paper has ImageNet-Test, damaged as in training, and two sets of real photographs. Ours are photographs, while
-# training saw discs; the **degradation** is that of the training (B1), milder (B2: shrunk and nothing else) or stronger
-# (B3: longer kernels, more noise, stronger JPEG). The base is trained as long as the map. For comparison, the two
-# shipped networks: there the second has had **more steps** than the first, so their difference mixes the two causes.
+# The paper has ImageNet-Test, degraded as in training, and two sets of real photographs. Ours are photographs, while
+# training saw discs; the **degradation** is that of the training (B1: shrunk and nothing else), somewhat more (B2: blur,
+# noise and JPEG besides) or much more (B3: longer kernels, more noise, stronger JPEG). The base is trained as long as
+# the map. For comparison, the two shipped networks: there the second has had **more steps** than the first, so their
+# difference mixes the two causes.
 
 # %%
-kinds = {"hf.B1": "as in training", "hf.B2": "milder", "hf.B3": "stronger"}
+kinds = {"hf.B1": "as in training", "hf.B2": "somewhat more", "hf.B3": "much more"}
 results = {kinds[id]: rows for id in kinds if (rows := current(id))}
 for kind, rows in results.items():
     print(kind)
@@ -723,7 +724,7 @@ print(f"arms apart by {', '.join(f'{v:.2g}' for v in apart)} in F; one crop's F 
 # One that you would print in a paper, though its $F$ is worse?
 
 # %%
-at = crops.index("motorcycle/1/light")
+at = crops.index("motorcycle/1/bicubic")
 one, one_clean = student[at : at + 1], clean[at : at + 1]
 
 
