@@ -9,7 +9,7 @@
 #   measure what each one costs;
 # - tell exact data consistency from restoration.
 #
-# **You need** only a CPU: about 40 seconds for all cells, about two hours for you. Notebook 05 (noise levels, DDIM) and
+# **You need** only a CPU: about a minute for all cells, about two hours for you. Notebook 05 (noise levels, DDIM) and
 # 02 (spectra) come before. The profile `reduced` trains the two autoencoders and the prior from scratch: minutes each
 # on a GPU, up to an hour each on a CPU core.
 
@@ -406,7 +406,7 @@ for name, model in {"grey alone": lambda g: g, "KL": kl.reconstruct, "VQ": vq.re
         metrics.delta1(metres, depth, valid),
         metrics.boundary_f1(metres, depth, valid),
     )
-    rows[name] = [value.mean().item() for value in score]
+    rows[name] = [round(value.mean().item(), 7) for value in score]
 show_table(["AbsRel to grey", "AbsRel", "delta1", "boundary F1"], rows)
 print(f"{len(depth)} scenes of 160 pixels; scale and shift fitted to the true depth; grey clips the nearest and farthest 2 %")
 
