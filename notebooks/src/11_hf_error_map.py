@@ -49,8 +49,8 @@ override = recipes.config.override
 #
 # **The task** is super-resolution. A photograph of 128 pixels was shrunk by 4, and we want it back. (The papers train
 # for more: blur, noise and JPEG of random strengths, the second-order pipeline of notebook 04. A network that learns on
-# one CPU core has enough to do with the shrinking alone; what happens to it on such pictures is asked at the end, and
-# in notebook 12.) The **baseline** is bicubic interpolation, which invents nothing.
+# one CPU core has enough to do with the shrinking alone; claims B2 and B3 of notebook 12 ask what happens to it on
+# such pictures.) The **baseline** is bicubic interpolation, which invents nothing.
 #
 # Three networks, each made from the one before. The **teacher** (ResShift) is a diffusion model with few steps. The
 # **student** (SinSR) has learned to do all of them in one call. The **map** network is the student, trained on with one
@@ -144,7 +144,7 @@ for name, table in tables.items():
 # %% [markdown]
 # With 15 steps $m/\kappa = .02$ is below the clamp, and nobody notices. With four it is .1, the tables differ, and a
 # network of one code base is fed the wrong noise by the other, without an error message. (Our own four steps keep
-# $m = .04$: a small network cannot clean a last step as noisy as .2.)
+# $m = .04$.)
 #
 # Try the two numbers that shape the way. $\kappa$: how much noise comes with the shift. $p$: is the shift early
 # ($p < 1$), geometric ($p = 1$) or late. Above, the curve, with a mark wherever $x_t$ is shown below: the first three
@@ -790,8 +790,8 @@ show(figure, alt="; ".join(text))
 
 # %% [markdown]
 # At `quick` the left curves are teachers from random weights, with the residual and with $x_0$ as output: compare where
-# they begin. The right one is so few steps that nothing but the noise of the batches moves. Note the sizes: `inverse` is the largest part of the sum, `hf` is of another kind than the
-# others (a distance of features, not a squared latent), and its weight, 1, is a choice that nothing in the paper fixes.
+# they begin. The right one is so few steps that nothing but the noise of the batches moves. Note the sizes:
+# `inverse` is the largest part of the sum, `hf` is of another kind than the others (a distance of features, not a squared latent), and its weight, 1, is a choice that nothing in the paper fixes.
 #
 # ## Does it help here?
 #
