@@ -115,9 +115,14 @@ def folder_path(name: str | Path) -> Path:
     return data_root() / "checkpoints" / name
 
 
+def named_folder(name: str | Path, holding: str = "") -> Path | None:
+    """The folder that ``name`` stands for, shipped or a path, and that holds this file; None if there is none."""
+    return next((p for p in (folder_path(name), Path(name)) if p.is_dir() and (p / holding).exists()), None)
+
+
 def sealed_folder(name: str | Path) -> Path | None:
-    """The folder with a card that ``name`` stands for, shipped or a path; None if there is none."""
-    return next((p for p in (folder_path(name), Path(name)) if (p / CARD_FILE).is_file()), None)
+    """`named_folder` with a card."""
+    return named_folder(name, CARD_FILE)
 
 
 def _file_digests(folder: Path) -> dict[str, str]:

@@ -9,7 +9,6 @@ import torch
 
 from minirestore import checkpoints, diffusion, metrics, photos, recipes, resources, scenes
 from minirestore.prior import (
-    CODE_BATCHES,
     Autoencoder,
     AutoencoderConfig,
     LatentPrior,
@@ -17,6 +16,7 @@ from minirestore.prior import (
     load_autoencoder,
     load_prior,
 )
+from minirestore.prior.autoencoder import CODE_BATCHES
 
 WIDTHS = (8, 8, 16)
 

@@ -217,6 +217,9 @@ SECOND_ORDER_LIGHT = SecondOrder(
 )
 """ResShift's recipe with shorter kernels, less noise and better JPEG, for images of 64 to 160 pixels."""
 
+LOW_RESOLUTION_FACTOR = 4
+"""Pixels of an image per pixel of its low-resolution version, in each direction."""
+
 LOW_RESOLUTION_DOMAINS = {"bicubic": None, "light": SECOND_ORDER_LIGHT, "resshift": SECOND_ORDER_RESSHIFT}
 """Recipes for images of a quarter of the sides, to be enlarged again, see `low_resolution`."""
 
@@ -269,7 +272,7 @@ def low_resolution(x: Tensor, generator: Randomness, domain: str) -> Tensor:
     if config := LOW_RESOLUTION_DOMAINS[domain]:
         return second_order(x, generator, config)
     check_images(x, "x")
-    small = interpolate(x, size=tuple(side // 4 for side in x.shape[-2:]), antialias=True)
+    small = interpolate(x, size=tuple(side // LOW_RESOLUTION_FACTOR for side in x.shape[-2:]), antialias=True)
     return (small.clamp(0, 1) * 255).round() / 255
 
 

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from minirestore import datasets, degradations, diffusion
+from minirestore.degradations import LOW_RESOLUTION_FACTOR as FACTOR
 from minirestore.scenes.pool import AUGMENTATIONS, CropPool
 from minirestore.training import MakeBatch
 
 NOISE_SIGMA = 25.0
 MIXUP_BETA = 1.2
 VIVID = 3.0
-SHRINK = 4  # pixels of an image per pixel of its low-resolution version, in each direction
 LARGEST_ON_DEVICE = 8 * 2**30  # bytes; a larger pool of photographs stays in the CPU's memory
 
 
@@ -79,9 +79,9 @@ class DataConfig:
             raise ValueError(
                 "blur, rain, sigma, mixup: low_resolution brings all degradation; leave them empty, sigma 0"
             )
-        if self.low_resolution and (self.crop % SHRINK or self.image_size % SHRINK):
+        if self.low_resolution and (self.crop % FACTOR or self.image_size % FACTOR):
             got = f"{self.crop} and {self.image_size}"
-            raise ValueError(f"crop, image_size: must be multiples of {SHRINK} for low_resolution, got {got}")
+            raise ValueError(f"crop, image_size: must be multiples of {FACTOR} for low_resolution, got {got}")
         if self.blur and self.rain:
             raise ValueError(f"blur, rain: one degradation at a time, got {self.blur!r} and {self.rain!r}")
         if self.blur and self.sigma:
@@ -98,7 +98,7 @@ def pool_in_words(data: DataConfig) -> str:
 
 def empty_batch(data: DataConfig, count: int, side: int) -> dict[str, Tensor]:
     """The shapes of a batch of `make_data` with crops of ``side``, on the meta device."""
-    small = side // SHRINK if data.low_resolution else side
+    small = side // FACTOR if data.low_resolution else side
     shapes = {"clean": (count, 3, side, side), "degraded": (count, 3, small, small)}
     batch = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     if data.source in ("mixed", "mixed_depth"):
@@ -190,12 +190,15 @@ def _low_resolution_pairs(pool: CropPool, data: DataConfig) -> MakeBatch:
             image.float() / 255, diffusion.BatchGenerator(data.seed, i), data.low_resolution
         )
         small.append((low * 255).round().to(torch.uint8))
-    low = torch.cat(small).repeat_interleave(SHRINK, 2).repeat_interleave(SHRINK, 3)  # one pixel, one block
+    low = torch.cat(small).repeat_interleave(FACTOR, 2).repeat_interleave(FACTOR, 3)  # one pixel, one block
     both = CropPool(torch.cat([pool.images, low], dim=1))
 
     def make_batch(batch_size: int, generator: torch.Generator, crop: int = data.crop) -> dict[str, Tensor]:
-        crops = both.sample(batch_size, crop, generator, data.augment, grid=SHRINK)
-        return {"clean": crops[:, :3], "degraded": crops[:, 3:, ::SHRINK, ::SHRINK].contiguous()}
+        crops = both.sample(batch_size, crop, generator, data.augment, grid=FACTOR)
+        return {
+            "clean": crops[:, :3],
+            "degraded": crops[:, 3:, ::FACTOR, ::FACTOR].contiguous(),
+        }
 
     return make_batch
 
