@@ -72,7 +72,8 @@ def create():
     uv = shutil.which("uv")
     if uv:
         run(uv, "venv", "--clear", "--python", suitable_python(), VENV)
-        run(uv, "pip", "sync", "--python", VENV_PYTHON, "--require-hashes", LOCK)
+        # uv leaves compiling to the first import, as pip does not; where that may not write, every import would do it
+        run(uv, "pip", "sync", "--python", VENV_PYTHON, "--compile-bytecode", "--require-hashes", LOCK)
     else:
         run(suitable_python(), "-m", "venv", "--clear", VENV)
         run(VENV_PYTHON, "-m", "pip", "install", "--disable-pip-version-check", "--require-hashes", "-r", LOCK)

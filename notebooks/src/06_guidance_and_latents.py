@@ -9,9 +9,9 @@
 #   measure what each one costs;
 # - tell exact data consistency from restoration.
 #
-# **You need** only a CPU: about a minute for all cells, about two hours for you. Notebook 05 (noise levels, DDIM) and
-# 02 (spectra) come before. The profile `reduced` trains the two autoencoders and the prior from scratch: minutes each
-# on a GPU, up to an hour each on a CPU core.
+# **You need** only a CPU: about a minute and a half for all cells, about two hours for you. Notebook 05 (noise levels,
+# DDIM) and 02 (spectra) come before. The profile `reduced` trains the two autoencoders and the prior from scratch:
+# minutes each on a GPU, up to an hour each on a CPU core.
 
 # %% tags=["parameters"]
 profile = "quick"
@@ -189,17 +189,17 @@ print(f"KL: {bits.mean():.4g} bits per latent number, {bits.mean() * kl.channels
 # touch of noise, and `encode` returns the mean unless it is given a generator.
 #
 # **VQ** (VQModel) rounds. A **codebook** holds $K$ vectors of as many numbers as a latent has channels; the decoder
-# sees, in the place of each latent, the nearest of them. Rounding has no gradient, so training pretends that it is the identity: in $z +
-# \mathrm{sg}[z_q - z]$ the bracket is a constant to the gradient ("sg", stop-gradient), and what the decoder asks of
-# $z_q$ goes **straight through** to $z$. The codebook learns from a loss of its own, $\|z - z_q\|^2$. Are all its
-# entries in use? How much does rounding cost? And does the gradient really pass?
+# sees, in the place of each latent, the nearest of them. Rounding has no gradient, so training pretends that it is the
+# identity: in $z + \mathrm{sg}[z_q - z]$ the bracket is a constant to the gradient ("sg", stop-gradient), and what the
+# decoder asks of $z_q$ goes **straight through** to $z$. The codebook learns from a loss of its own, $\|z - z_q\|^2$.
+# Are all its entries in use? How much does rounding cost? And does the gradient really pass?
 
 # %%
 recipe_data = recipes.plan(recipes.MODELS["autoencoder"], "reduced" if quick else profile)[1]
 make_batch = recipes.make_data(recipes.config.override(recipe_data, {"images": pool_images}))
 training = make_batch(96, diffusion.BatchGenerator(seed, 1))  # crops of training images, as the networks saw them
 h = vq.encode(x)
-seen = {"training": vq.encode(images.to_model_range(training["clean"])), "photographs": h}
+seen = {"training": vq.encode(images.to_model_range(training["clean"][::4])), "photographs": h}
 K = vq.network.config.num_vq_embeddings
 for name, latents in seen.items():
     codes = vq.network.quantize(latents * vq.deviation)[2][2]
@@ -412,8 +412,8 @@ print(f"{len(depth)} scenes of 160 pixels; scale and shift fitted to the true de
 
 # %% [markdown]
 # "Grey alone" is the price of drawing depth as a picture; the first column, the distance to those pictures, is the
-# autoencoder's share. AbsRel is a kind measure, an average over large smooth faces. The boundaries are where a decoder blurs: remember the last column when DepthMaster
-# sharpens its features in Fourier space.
+# autoencoder's share. AbsRel is a kind measure, an average over large smooth faces. The boundaries are where a decoder
+# blurs: remember the last column when DepthMaster sharpens its features in Fourier space.
 #
 # ## Latents in Fourier space
 #
@@ -741,7 +741,8 @@ print(f"contrast, guidance 4 minus 1, by initial noise: {gap}: {statistics.verdi
 # text prompts and $w$ around 7 contrast grows until values clip, the burnt look, and several remedies rescale
 # $\hat\varepsilon_w$ to the deviation of $\hat\varepsilon(z_t, c)$. The last line says whether contrast changes here,
 # and the second column what guidance does to diversity. Where the first column stays the same whatever the guidance, go
-# back to the price of not knowing the kind: guidance multiplies a difference, and in this small prior it is a small one.
+# back to the price of not knowing the kind: guidance multiplies a difference, and in this small prior it is a small
+# one.
 #
 # ## Guidance by a gradient
 #

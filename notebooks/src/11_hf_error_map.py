@@ -9,7 +9,7 @@
 # - say which errors such a loss cannot see, and why no gradient may pass through the map;
 # - judge two dozen readings of a two-page paper by what they change.
 #
-# **You need** only a CPU: about 40 seconds for all cells, about two hours for you. Notebooks 03 (wavelets), 05
+# **You need** only a CPU: about a minute for all cells, about two hours for you. Notebooks 03 (wavelets), 05
 # (diffusion) and 04 (degradations) come before. The profile `reduced` trains three networks: minutes on a GPU.
 
 # %% tags=["parameters"]

@@ -516,7 +516,8 @@ say("hf.B8", supported="The map itself helps: with the same distance but no map,
 #
 # Left: differences from base, seed by seed (grey dots), with means and 95 % intervals. They are paired: the seeds
 # differ in the first noise of the test, too, but that moves all arms together. Right: the arms in the plane, with the
-# curves on which base and map lie. How to read it:
+# curves on which base and map lie (of their mean $R$ and $F$; the mean of the crops' own $\rho$, printed above, is a
+# little lower). How to read it:
 #
 # | if an arm moves from base ... | then |
 # |---|---|
@@ -645,6 +646,9 @@ say("hf.B6", supported="Sharper, and rightly so: nearer to the right amount of d
 # $\rho$ was not decided upon beforehand; it is a description here. By exercise 4, an arm whose $\rho$ stays the same
 # can only trade: nearer to 1 in $R$ *or* less $F$, once $R$ is above $\rho^2$.
 #
+# Whom does this credit? `base` lacks the map *and* the distance that it is multiplied to, so B1 and B6 speak for both
+# together. Go back to B8's figure before you credit the map: there `no map` has the distance alone.
+#
 # ## Is the order right? (B5)
 #
 # The paper's table sorts the methods: ResShift in 15 steps, then SinSR in one, then SinSR with the map. Its own cells
@@ -671,9 +675,10 @@ say("hf.B5", supported="In this order each step has less wrong detail than the o
 
 # %% [markdown]
 # Even where the order holds, it does not speak for the map: `student and map` is the student **with more steps**, and
-# each network was trained once. That comparison is B1's. And the metric decides what an order is: one call that is
-# trained on squared errors should have less $F$ than a sampler that draws detail, because it is smoother (exercise 4
-# again); compare their $R$.
+# each network was trained once. That comparison is B1's. And the metric decides what an order is: a network that
+# averages has less $F$ than one that draws detail, because it is smoother (exercise 4 again), and one would expect it
+# of the single call beside the sampler. Compare $R$ and $\rho$ as well: whoever has more of both, and less $F$, is not
+# smoother but better. A student learns from its teacher; what it did not learn shows here.
 #
 # ## What holds
 #
