@@ -39,6 +39,7 @@ from minirestore.plots import show, show_cost, show_table
 from minirestore.statistics import clustered_intervals, significant, verdict
 from minirestore.wavelets import dwt2
 from minirestore.widgets import explore
+from minirestore.windows import window_mask
 
 METHOD = {"teacher": "resshift", "student": "resshift", "map": "hf_error_map"}
 SHIPPED = {"teacher": "resshift", "student": "resshift_student", "map": "hf_error_map"}
@@ -333,7 +334,7 @@ def coloured(shift, side=16, window=8):
     return (place[:, None] * len(cells) + place[None, :]).float()
 
 
-masks = {n: resshift.window_mask(16, 16, 8, 4, legacy=n == "released") for n in ("correct", "released")}
+masks = {n: window_mask(16, 16, 8, 4, legacy=n == "released") for n in ("correct", "released")}
 figure, axes = plots.subplots(2, 5, width=6, height=2.7)
 for row, (label, offset, (name, mask)) in enumerate(zip(("plain", "shifted"), (0, 4), masks.items(), strict=True)):
     axes[row, 0].imshow(coloured(offset), cmap="viridis")

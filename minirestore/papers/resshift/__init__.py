@@ -7,9 +7,8 @@ vector-quantised autoencoder.
 
 In the papers' order: `ShiftSchedule` with `stochastic_chain` (ResShift) and `deterministic_chain` (SinSR) in
 `schedule`; the network `SwinUNet` in `network`; training and restoring, `ResShift`, in `method`; the released weights
-in `released`. Where the released codes disagree
-with the papers or with each other, both readings are options of `ShiftConfig` and `SwinUNetConfig`; `OFFICIAL` collects
-the released ones.
+in `released`. Where the released codes disagree with the papers or with each other, both readings are options of
+`ShiftConfig` and `SwinUNetConfig`; `OFFICIAL` collects the released ones.
 
 Written from the papers and from measurements of the released networks: their licences (S-Lab 1.0, non-commercial; CC
 BY-NC-SA 4.0) allow no copy of code into this package. They also bind whoever downloads the released weights.
@@ -22,12 +21,7 @@ from minirestore.papers.resshift.network import (
     SwinLayer,
     SwinUNet,
     TimeResBlock,
-    WindowAttention,
-    from_windows,
-    relative_positions,
     time_embedding,
-    to_windows,
-    window_mask,
 )
 from minirestore.papers.resshift.released import (
     autoencoder_from_released_name,
@@ -56,21 +50,16 @@ __all__ = [
     "SwinUNet",
     "SwinUNetConfig",
     "TimeResBlock",
-    "WindowAttention",
     "autoencoder_from_released_name",
     "deterministic_chain",
     "from_released_name",
-    "from_windows",
     "load_official",
     "load_official_autoencoder",
     "load_official_unet",
     "load_teacher",
     "make_schedule",
-    "relative_positions",
     "sampling_schedule",
     "stochastic_chain",
     "time_embedding",
-    "to_windows",
     "visited_steps",
-    "window_mask",
 ]

@@ -82,7 +82,7 @@ class SwinUNetConfig:
         mlp_ratio: hidden channels of a Swin block, relative to ``swin_width``.
         legacy_mask: the released code's mask of shifted windows. A shift wraps the feature map around; the mask must
             keep pixels apart that only the wrapping made neighbours. False does so for both seams (Swin's paper). True
-            does so for neither: see `network.window_mask`. Released weights were trained with True.
+            does so for neither: see `windows.window_mask`. Released weights were trained with True.
     """
 
     channels: int = 3
