@@ -67,6 +67,14 @@ checkpoints: environment
 	$(BIN)/minirestore train hf_error_map --set autoencoder=runs/vq/vq \
 	    --set teacher=runs/resshift/resshift.safetensors --start runs/resshift_student/resshift.safetensors \
 	    --output runs/hf_error_map $(TRAIN)
+	$(BIN)/minirestore train diffbir_restoration --output runs/diffbir_restoration $(TRAIN)
+	$(BIN)/minirestore train diffbir_restoration --set pipeline=second_order_small \
+	    --output runs/diffbir_restoration_sharp $(TRAIN)
+	$(BIN)/minirestore train diffbir_restoration --set pipeline=second_order_small --set "depth_of_field=(1.0, 6.0)" \
+	    --set steps=3500 --set learning_rate=0.0007 --start runs/diffbir_restoration_sharp/diffbir_restoration.safetensors \
+	    --output runs/diffbir_restoration_second $(TRAIN)
+	$(BIN)/minirestore train diffbir --set prior=runs/prior/prior \
+	    --set restoration=runs/diffbir_restoration/diffbir_restoration.safetensors --output runs/diffbir $(TRAIN)
 
 lock:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate \

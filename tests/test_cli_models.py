@@ -196,11 +196,17 @@ def test_a_training_starts_from_the_one_before(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["train", "denoisr"], "known: denoiser, structure_guidance, c2f_dft, resshift, hf_error_map, features"),
+        (
+            ["train", "denoisr"],
+            "known: denoiser, structure_guidance, c2f_dft, resshift, hf_error_map, diffbir_restoration, diffbir",
+        ),
         (["train", "denoiser", "--set", "step=4"], "unknown setting 'step' for denoiser; known:"),
         (["train", "denoiser", "--set", "steps=4.5"], "steps: expected int"),
         (["train", "denoiser", "--profile", "full", "--device", "cpu"], "800 photographs in DIV2K_train_HR/"),
-        (["params", "denoisr"], "known: denoiser, structure_guidance, c2f_dft, resshift, hf_error_map, features"),
+        (
+            ["params", "denoisr"],
+            "known: denoiser, structure_guidance, c2f_dft, resshift, hf_error_map, diffbir_restoration, diffbir",
+        ),
     ],
 )
 def test_train_and_params_refuse(capsys, tmp_path, monkeypatch, words, message):

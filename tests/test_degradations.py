@@ -602,6 +602,16 @@ def test_random_kernels_follow_their_probabilities():
         assert_fills(cutoffs, low, PI)
 
 
+def test_pipelines_by_name_keep_the_size():
+    x = random_images(2, 3, 40, 36)
+    for name, config in D.PIPELINES.items():
+        order = D.first_order if isinstance(config, D.FirstOrder) else D.second_order
+        assert torch.equal(D.degrade(x, 3, name), order(x, 3, config))
+        assert D.degrade(x, 3, name).shape == x.shape
+    with pytest.raises(ValueError, match="pipeline: expected one of first_order, .*, got 'third_order'"):
+        D.degrade(x, 0, "third_order")
+
+
 def test_low_resolution_is_a_quarter_as_large_and_in_eight_bit():
     x = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(0))
     for domain in D.LOW_RESOLUTION_DOMAINS:

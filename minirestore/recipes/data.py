@@ -31,9 +31,10 @@ class DataConfig:
         sigma: standard deviation of the added noise, in units of 1/255; 0 adds none.
         blur: name of a domain of ``degradations.BLUR_DOMAINS``, which brings its own noise (then sigma must be 0).
         rain: name of a domain of ``degradations.RAIN_DOMAINS``, before any noise.
+        pipeline: name of a recipe of ``degradations.PIPELINES``, which brings all degradation (then sigma must be 0).
         low_resolution: name of a domain of ``degradations.LOW_RESOLUTION_DOMAINS``, for super-resolution: every image
             of the pool is degraded once, and ``degraded`` has a quarter of the sides. Then sigma must be 0.
-        augment: ``eightfold`` or ``flip``, see ``scenes.CropPool.sample``.
+        augment: ``eightfold``, ``flip`` or ``none``, see ``scenes.CropPool.sample``.
         recolour: share of the crops that get their channels in random order, and chroma (what differs from their mean)
             times a random factor between 1 and `VIVID`; with 1 all hues are frequent, saturated ones, too. For the
             ``mixed`` sources.
@@ -49,6 +50,7 @@ class DataConfig:
     sigma: float = NOISE_SIGMA
     blur: str = ""
     rain: str = ""
+    pipeline: str = ""
     low_resolution: str = ""
     augment: str = "eightfold"
     recolour: float = 0.0
@@ -68,12 +70,21 @@ class DataConfig:
             raise ValueError(f"recolour: a share must lie in [0, 1], got {self.recolour}")
         if self.recolour and not self.source.startswith("mixed"):
             raise ValueError(f"recolour: for the sources mixed and mixed_depth, got {self.source!r}")
-        if self.source.startswith("pairs:") and (self.blur or self.rain or self.sigma):
-            raise ValueError("blur, rain, sigma: pairs bring their own degradation; leave them empty and sigma 0")
+        if self.source.startswith("pairs:") and (self.blur or self.rain or self.sigma or self.pipeline):
+            raise ValueError(
+                "blur, rain, sigma, pipeline: pairs bring their own degradation; leave them empty, sigma 0"
+            )
         if self.low_resolution and self.low_resolution not in degradations.LOW_RESOLUTION_DOMAINS:
             known = ", ".join(degradations.LOW_RESOLUTION_DOMAINS)
             raise ValueError(
                 f"low_resolution: expected a domain among {known}, or nothing, got {self.low_resolution!r}"
+            )
+        if self.pipeline and self.pipeline not in degradations.PIPELINES:
+            known = ", ".join(degradations.PIPELINES)
+            raise ValueError(f"pipeline: expected one of {known}, or nothing, got {self.pipeline!r}")
+        if self.pipeline and (self.blur or self.rain or self.sigma or self.low_resolution):
+            raise ValueError(
+                "blur, rain, sigma, low_resolution: pipeline brings all degradation; leave them empty, sigma 0"
             )
         if self.low_resolution and (self.blur or self.rain or self.sigma or self.mixup):
             raise ValueError(
@@ -139,6 +150,8 @@ def make_data(data: DataConfig, device: str | torch.device = "cpu") -> MakeBatch
     blur, rain = degradations.BLUR_DOMAINS.get(data.blur), degradations.RAIN_DOMAINS.get(data.rain)
 
     def degrade(degraded: Tensor, generator: torch.Generator) -> Tensor:
+        if data.pipeline:
+            return degradations.degrade(degraded, generator, data.pipeline)
         if blur is not None:
             degraded = degradations.random_blur(degraded, generator, blur)
         if rain is not None:

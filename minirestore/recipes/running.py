@@ -148,8 +148,9 @@ def restore(
     Args:
         degraded: ``(B, 3, H, W)`` in [0, 1].
         seed: of all randomness.
-        tile: side of square tiles in pixels (overlap a quarter); None takes the whole image at once.
-        on_tile: called with (done, total) tiles.
+        tile: side of square tiles in pixels (overlap a quarter, unless the method has tiles of its own, as DiffBIR);
+            None takes the whole image at once.
+        on_tile: called with (done, total) tiles, or steps of a method that has tiles of its own.
         options: keyword arguments of the method's ``restore``, such as ``steps``.
 
     Raises:
@@ -161,6 +162,9 @@ def restore(
         for k, p in inspect.signature(method.restore).parameters.items()
         if k not in ("degraded", "generator", "structure", "callback")
     }
+    own_tiles = "tile" in known
+    if own_tiles and tile is not None:
+        options = {**options, "tile": tile}
     options = config.check_values(options, known, what="option")
     if tile is not None and tile < 16:
         raise ValueError(f"tile: must be at least 16 pixels, got {tile}")
@@ -170,5 +174,10 @@ def restore(
     def run(x: Tensor) -> Tensor:
         return method.restore(x.to(device), generator=generator, **options).cpu()
 
+    if own_tiles:
+        if on_tile is not None:
+            steps = options.get("steps") or method.config.sampling_steps
+            options = {**options, "callback": lambda index, *_: on_tile(index + 1, steps)}
+        return run(degraded)
     side = tile or max(degraded.shape[-2:])
     return images.apply_tiled(run, degraded, side, side // 4, scale=method.scale, on_tile=on_tile)

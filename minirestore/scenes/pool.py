@@ -6,7 +6,7 @@ from torch import Tensor
 from minirestore.config import progress_bar
 from minirestore.scenes.dead_leaves import dead_leaves
 
-AUGMENTATIONS = ("eightfold", "flip")
+AUGMENTATIONS = ("eightfold", "flip", "none")
 
 
 class CropPool:
@@ -58,8 +58,8 @@ class CropPool:
         Args:
             batch, crop: number and side of the crops, ``1 <= crop <= min(H, W)``.
             generator: a CPU generator, so that the same crops come on every device.
-            augment: ``eightfold``, mirrored or not and turned by a multiple of 90 degrees, or ``flip``, left and right
-                exchanged or not. The crops' places are the same for both.
+            augment: ``eightfold``, mirrored or not and turned by a multiple of 90 degrees, ``flip``, left and right
+                exchanged or not, or ``none``. The crops' places are the same for all.
             grid: crops start at multiples of so many pixels.
 
         Returns:
@@ -74,8 +74,10 @@ class CropPool:
         drawn = torch.stack([torch.randint(bound, (batch, 1, 1), generator=generator) for bound in bounds])
         which, top, left, mirror_rows, mirror_columns, transpose = drawn.to(self.images.device)
         top, left = grid * top, grid * left
-        if augment == "flip":
+        if augment != "eightfold":
             mirror_rows, transpose = torch.zeros_like(mirror_rows), torch.zeros_like(transpose)
+        if augment == "none":
+            mirror_columns = torch.zeros_like(mirror_columns)
         position = torch.arange(crop, device=self.images.device)
         i, j = position[None, :, None], position[None, None, :]
         i, j = torch.where(transpose > 0, j, i), torch.where(transpose > 0, i, j)  # (batch, crop, crop)
