@@ -38,6 +38,11 @@ def write_atomically(path: Path, payload: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a dictionary as JSON, names in order, whole or not at all."""
+    write_atomically(path, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
+
+
 def save(path: str | Path, module: nn.Module, card: dict[str, Any], dtype: torch.dtype = torch.float16) -> Path:
     """Write ``module``'s weights and its card.
 
@@ -64,7 +69,7 @@ def save(path: str | Path, module: nn.Module, card: dict[str, Any], dtype: torch
     card = {**card, "parameters": sum(t.numel() for t in tensors.values()), "dtype": str(dtype).removeprefix("torch.")}
     card["sha256"] = _digest(payload, card)
     write_atomically(path, payload)
-    write_atomically(path.with_suffix(".json"), (json.dumps(card, indent=1, sort_keys=True) + "\n").encode())
+    write_json(path.with_suffix(".json"), card)
     return path
 
 
@@ -79,7 +84,7 @@ def seal(folder: str | Path, card: Mapping[str, Any]) -> None:
     folder = Path(folder)
     content = {**card, "files": _file_digests(folder)}
     content["sha256"] = _digest(b"", content)
-    write_atomically(folder / CARD_FILE, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
+    write_json(folder / CARD_FILE, content)
 
 
 def check_seal(folder: str | Path) -> dict[str, Any]:

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minirestore import diffusion
+from minirestore import diffusion, released
 from minirestore.networks import count_parameters
 from minirestore.papers import diffbir as paper
-from minirestore.papers.diffbir import Guidance, RestorationConfig, guidance, method, released
+from minirestore.papers.diffbir import Guidance, RestorationConfig, guidance, method
 from minirestore.prior import Autoencoder, AutoencoderConfig, LatentPrior, LatentPriorConfig
 
 GOLDEN = Path(__file__).parent / "golden" / "diffbir"
@@ -84,7 +84,7 @@ def test_parameters_of_the_published_module():
 
 
 def test_every_released_name_of_the_module_has_its_place():
-    names = [name for name in SHAPES["restoration"] if name.rpartition(".")[2] not in released.RELEASED_BUFFERS]
+    names = [name for name in SHAPES["restoration"] if name.rpartition(".")[2] not in released.WINDOW_BUFFERS]
     ours = {paper.restoration_from_released_name(name) for name in names}
     assert ours == set(paper.SwinIR(TINY).state_dict()) and len(ours) == len(names)
     with pytest.raises(ValueError, match="name: 'conv_lost.weight' is no parameter of the released network"):
@@ -95,7 +95,7 @@ def test_a_released_checkpoint_opens(swinir, tmp_path):
     ours = swinir.state_dict()
     weights = {
         name: torch.zeros(shape)
-        if name.rpartition(".")[2] in released.RELEASED_BUFFERS
+        if name.rpartition(".")[2] in released.WINDOW_BUFFERS
         else ours[paper.restoration_from_released_name(name)]
         for name, shape in SHAPES["restoration"].items()
     }

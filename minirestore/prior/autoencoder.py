@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minirestore import checkpoints, diffusion, images
-from minirestore.prior.folders import find_folder, read_json, write_network
+from minirestore.prior.folders import find_folder, open_network, read_json, write_network
 
 KINDS = ("kl", "vq")
 MOMENTUM = 0.01  # of the running deviation of the latents
@@ -245,8 +245,7 @@ def load_autoencoder(where: str | Path) -> Autoencoder:
     """
     import diffusers
 
-    meta = torch.get_default_device().type == "meta"
-    if meta and where in AUTOENCODERS:
+    if where in AUTOENCODERS and torch.get_default_device().type == "meta":
         return Autoencoder(AUTOENCODERS[where]).eval()
     folder = find_folder(where)
     checkpoints.check_seal(folder)
@@ -255,7 +254,4 @@ def load_autoencoder(where: str | Path) -> Autoencoder:
     if name not in known:
         raise ValueError(f"{where}: expected {' or '.join(known)}, found {name}")
     config = AutoencoderConfig(kind=known[name])
-    if meta:
-        model = getattr(diffusers, name)
-        return Autoencoder(config, model.from_config(model.load_config(folder))).eval()
-    return Autoencoder(config, getattr(diffusers, name).from_pretrained(folder, torch_dtype=torch.float32)).eval()
+    return Autoencoder(config, open_network(getattr(diffusers, name), folder)).eval()

@@ -1,7 +1,6 @@
 """Folders in the layout of diffusers: finding, reading and writing them."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,14 @@ def write_network(network: nn.Module, folder: Path, dtype: torch.dtype = torch.f
     tensors = {key: value.detach().cpu().to(dtype).contiguous() for key, value in network.state_dict().items()}
     checkpoints.write_atomically(folder / WEIGHTS_FILE, save(tensors))
     config = {key: value for key, value in network.config.items() if not key.startswith("_")}
-    write_json(folder / "config.json", {"_class_name": type(network).__name__, **config})
+    checkpoints.write_json(folder / "config.json", {"_class_name": type(network).__name__, **config})
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    checkpoints.write_atomically(path, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
+def open_network(model: type, folder: Path) -> nn.Module:
+    """A diffusers model of this class from its folder, float32; without weights on the meta device."""
+    if torch.get_default_device().type == "meta":
+        return model.from_config(model.load_config(folder))
+    return model.from_pretrained(folder, torch_dtype=torch.float32)
 
 
 def find_folder(where: str | Path, download: bool = False) -> Path:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from minirestore import checkpoints, diffusion, images
 from minirestore.prior.autoencoder import Autoencoder, AutoencoderConfig, load_autoencoder
-from minirestore.prior.folders import find_folder, read_json, write_json, write_network
+from minirestore.prior.folders import find_folder, open_network, read_json, write_network
 
 PREDICTIONS = ("epsilon", "v_prediction")
 CONTEXT_FILE = "context.safetensors"
@@ -234,8 +234,8 @@ class LatentPrior(nn.Module):
         checkpoints.write_atomically(folder / CONTEXT_FILE, save(context))
         parts = {"vae": "AutoencoderKL", "unet": "UNet2DConditionModel", "scheduler": "DDIMScheduler"}
         index = {"_class_name": "StableDiffusionPipeline", **{k: ["diffusers", v] for k, v in parts.items()}}
-        write_json(folder / "scheduler" / "scheduler_config.json", self.scheduler)
-        write_json(folder / "model_index.json", index)
+        checkpoints.write_json(folder / "scheduler" / "scheduler_config.json", self.scheduler)
+        checkpoints.write_json(folder / "model_index.json", index)
 
 
 def _new_unet(c: LatentPriorConfig, channels: int) -> nn.Module:
@@ -288,18 +288,11 @@ def load_prior(where: str | Path = "prior", *, download: bool = False) -> Latent
     """
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
-    meta = torch.get_default_device().type == "meta"
-    if meta and where in PRIORS:
+    if where in PRIORS and torch.get_default_device().type == "meta":
         return LatentPrior(PRIORS[where]).eval()
     folder = find_folder(where, download)
     checkpoints.check_seal(folder)
-
-    def opened(model: type, part: str) -> nn.Module:
-        if meta:
-            return model.from_config(model.load_config(folder / part))
-        return model.from_pretrained(folder / part, torch_dtype=torch.float32)
-
-    vae, unet = opened(AutoencoderKL, "vae"), opened(UNet2DConditionModel, "unet")
+    vae, unet = open_network(AutoencoderKL, folder / "vae"), open_network(UNet2DConditionModel, folder / "unet")
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
     context = _contexts(folder)
     heads = unet.config.attention_head_dim  # their number, see `_new_unet`

@@ -208,10 +208,7 @@ def _low_resolution_pairs(pool: CropPool, data: DataConfig) -> MakeBatch:
 
     def make_batch(batch_size: int, generator: torch.Generator, crop: int = data.crop) -> dict[str, Tensor]:
         crops = both.sample(batch_size, crop, generator, data.augment, grid=FACTOR)
-        return {
-            "clean": crops[:, :3],
-            "degraded": crops[:, 3:, ::FACTOR, ::FACTOR].contiguous(),
-        }
+        return {"clean": crops[:, :3], "degraded": crops[:, 3:, ::FACTOR, ::FACTOR].contiguous()}
 
     return make_batch
 

@@ -311,9 +311,6 @@ PRIOR = Recipe(
     },
 )
 
-_REDUCED_RESTORATION = {
-    "unshuffle": 4, "width": 48, "depths": (2, 2), "heads": 4, "features": 24, "drop_path": 0.0, "residual": True,
-}  # fmt: skip
 # Four steps, on latents of 32 x 32
 _REDUCED_SHIFT = {
     "T": 4, "prediction": "residual", "quantise": False, "channels": 4, "width": 32, "multipliers": (1, 2),
@@ -370,6 +367,13 @@ HF_ERROR_MAP = dataclasses.replace(
     implied=(({}, {"reduced": {"steps": 600, "learning_rate": 2e-4, "ema_decay": 0.99}, "full": {"steps": 30_000}}),),
 )
 
+_REDUCED_RESTORATION = {
+    "unshuffle": 4, "width": 48, "depths": (2, 2), "heads": 4, "features": 24, "drop_path": 0.0, "residual": True,
+}  # fmt: skip
+_QUICK_FIRST_ORDER = DataConfig(images=12, image_size=96, crop=64, sigma=0.0, pipeline="first_order_small")
+_PUBLISHED_FIRST_ORDER = DataConfig(
+    "folder:ImageNet/train", images=50_000, image_size=512, crop=512, sigma=0.0, pipeline="first_order", augment="none"
+)
 # The first pipeline trains the module that the second stage learns behind; another module, of the second one, takes
 # its place at test (released code)
 DIFFBIR_RESTORATION = Recipe(
@@ -384,7 +388,7 @@ DIFFBIR_RESTORATION = Recipe(
     profiles={
         "quick": (
             {**_REDUCED_RESTORATION, "width": 16, "heads": 2, "features": 16},
-            DataConfig(images=12, image_size=96, crop=64, sigma=0.0, pipeline="first_order_small"),
+            _QUICK_FIRST_ORDER,
             TrainingConfig(steps=60, batch_size=4, learning_rate=2e-3, warmup=10, ema_decay=0.99),
         ),
         "reduced": (
@@ -394,8 +398,7 @@ DIFFBIR_RESTORATION = Recipe(
         ),
         "full": (
             {},
-            DataConfig("folder:ImageNet/train", images=50_000, image_size=512, crop=512, sigma=0.0,
-                       pipeline="first_order", augment="none"),
+            _PUBLISHED_FIRST_ORDER,
             TrainingConfig(
                 steps=150_000, batch_size=96, learning_rate=1e-4, warmup=0, betas=(0.9, 0.999), weight_decay=0.0,
                 gradient_clip=0.0, ema_decay=0.0, decay="constant",
@@ -415,7 +418,7 @@ DIFFBIR = Recipe(
     profiles={
         "quick": (
             {"minimum_side": 128},
-            DataConfig(images=12, image_size=96, crop=64, sigma=0.0, pipeline="first_order_small"),
+            _QUICK_FIRST_ORDER,
             TrainingConfig(steps=20, batch_size=4, learning_rate=1e-3, warmup=5, ema_decay=0.9),
         ),
         "reduced": (
@@ -425,8 +428,7 @@ DIFFBIR = Recipe(
         ),
         "full": (
             PUBLISHED,
-            DataConfig("folder:ImageNet/train", images=50_000, image_size=512, crop=512, sigma=0.0,
-                       pipeline="first_order", augment="none"),
+            _PUBLISHED_FIRST_ORDER,
             TrainingConfig(
                 steps=25_000, batch_size=96, learning_rate=1e-4, warmup=0, betas=(0.9, 0.999), weight_decay=0.01,
                 gradient_clip=0.0, ema_decay=0.0, decay="constant",

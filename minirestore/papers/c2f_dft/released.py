@@ -1,12 +1,8 @@
 """Checkpoints of the released network (wlydlut/C2F-DFT): their parameter names, and how they load into ours."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
-from minirestore import checkpoints
+from minirestore import checkpoints, released
 from minirestore.papers.c2f_dft.config import OFFICIAL, C2FDFTConfig
 from minirestore.papers.c2f_dft.stages import C2FDFT
 
@@ -63,11 +59,7 @@ def load_official(path: str | Path, config: C2FDFTConfig | None = None) -> C2FDF
     Raises:
         FileNotFoundError: no such file. ValueError: names or shapes do not fit.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"path: {path} not found; download the released checkpoint first")
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    released: Mapping[str, Tensor] = content.get("params_ema") or content.get("params") or content
-    weights = {from_released_name(name.removeprefix("module.")): value.float() for name, value in released.items()}
+    weights = {from_released_name(name): value for name, value in released.read(path).items()}
     if config is None:
         norm = "with_bias" if any(name.endswith("norm1.bias") for name in weights) else "bias_free"
         config = C2FDFTConfig(stage="fine", norm=norm, **OFFICIAL)

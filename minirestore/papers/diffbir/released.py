@@ -1,13 +1,10 @@
 """Checkpoints of the released networks (XPixelGroup/DiffBIR, version 1): their parameter names, loaded into ours."""
 
-import re
-from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from minirestore import checkpoints
+from minirestore import checkpoints, released
 from minirestore.papers.diffbir.control import new_control
 from minirestore.papers.diffbir.restoration import RestorationConfig, RestorationModule
 from minirestore.prior import LatentPrior
@@ -27,11 +24,10 @@ RELEASED_RESTORATION = {
     r"norm\.": "norm.",
     r"conv_after_body\.": "body.",
     r"conv_before_upsample\.0\.": "before_up.",
+    **{rf"conv_up{i + 1}\.": f"up.{i}." for i in range(3)},
     r"conv_hr\.": "full_size.",
     r"conv_last\.": "output.",
 }  # fmt: skip
-RELEASED_UP = r"conv_up(\d+)\."  # numbered from 1
-RELEASED_BUFFERS = ("attn_mask", "relative_position_index")  # last part of a name; computed here
 
 
 def restoration_from_released_name(name: str) -> str:
@@ -40,12 +36,10 @@ def restoration_from_released_name(name: str) -> str:
     Raises:
         ValueError: there is no such parameter in the released network.
     """
-    if match := re.match(RELEASED_UP, name):
-        return f"up.{int(match[1]) - 1}." + name[match.end() :]
-    for pattern, ours in RELEASED_RESTORATION.items():
-        if match := re.match(pattern, name):
-            return ours.format(*match.groups()) + name[match.end() :]
-    raise ValueError(f"name: {name!r} is no parameter of the released network")
+    ours, rest = released.translate(name, RELEASED_RESTORATION)
+    if not ours:
+        raise ValueError(f"name: {name!r} is no parameter of the released network")
+    return ours + rest
 
 
 def load_official_restoration(path: str | Path, config: RestorationConfig | None = None) -> RestorationModule:
@@ -59,11 +53,7 @@ def load_official_restoration(path: str | Path, config: RestorationConfig | None
     Raises:
         FileNotFoundError: no such file. ValueError: names or shapes do not fit.
     """
-    weights = {
-        restoration_from_released_name(name.removeprefix("module.")): value.float()
-        for name, value in _released(path).items()
-        if name.rpartition(".")[2] not in RELEASED_BUFFERS
-    }
+    weights = {restoration_from_released_name(name): value for name, value in released.read(path).items()}
     module = RestorationModule(config)
     checkpoints.fill(module, {f"network.{name}": value for name, value in weights.items()}, path)
     return module
@@ -83,18 +73,10 @@ def load_official_control(path: str | Path, prior: LatentPrior) -> nn.Module:
     """
     from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
 
-    weights = {name: value.float() for name, value in _released(path).items() if name.startswith("control_model.")}
+    weights = {name: value for name, value in released.read(path).items() if name.startswith("control_model.")}
     if not weights:
         raise ValueError(f"path: {path} holds no control_model; expected a released checkpoint of the second stage")
     control = new_control(prior)
     converted = convert_controlnet_checkpoint(weights, control.config)  # None for what it expected and did not find
     checkpoints.fill(control, {name: value for name, value in converted.items() if value is not None}, path)
     return control
-
-
-def _released(path: str | Path) -> Mapping[str, Tensor]:
-    """The tensors of a released checkpoint by name."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"path: {path} not found; download the released checkpoint first")
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    return content.get("state_dict", content)

@@ -3,13 +3,9 @@
 The U-Net becomes our `SwinUNet`; the autoencoder becomes diffusers' ``VQModel``, which computes the same.
 """
 
-import re
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
-from minirestore import checkpoints
+from minirestore import checkpoints, released
 from minirestore.papers.resshift.config import OFFICIAL, SwinUNetConfig
 from minirestore.papers.resshift.method import ResShift, ResShiftConfig
 from minirestore.papers.resshift.network import SwinUNet
@@ -46,8 +42,6 @@ RELEASED_LAYERS = {
     r"blocks\.(\d+)\.mlp\.fc1\.": "swin.blocks.{0}.mlp.0.",
     r"blocks\.(\d+)\.mlp\.fc2\.": "swin.blocks.{0}.mlp.2.",
 }
-RELEASED_BUFFERS = ("attn_mask", "relative_position_index")  # last part of a name; computed here
-RELEASED_WRAPPERS = ("state_dict", "params_ema", "params")
 
 # the autoencoder: patterns of released names -> those of diffusers
 RELEASED_AUTOENCODER = {
@@ -75,10 +69,10 @@ def from_released_name(name: str) -> str:
     Raises:
         ValueError: there is no such parameter in the released network.
     """
-    ours, rest = _translate(name, RELEASED_ENDS)
+    ours, rest = released.translate(name, RELEASED_ENDS)
     if not ours:
-        stage, inner = _translate(name, RELEASED_STAGES)
-        layer, rest = _translate(inner, RELEASED_LAYERS)
+        stage, inner = released.translate(name, RELEASED_STAGES)
+        layer, rest = released.translate(inner, RELEASED_LAYERS)
         ours = stage and layer and stage + layer
     if not ours or rest not in ("", "weight", "bias"):
         raise ValueError(f"name: {name!r} is no parameter of the released U-Net")
@@ -96,18 +90,10 @@ def autoencoder_from_released_name(name: str, levels: int = 3) -> str:
         for theirs, ours in RELEASED_UP.items()
         for level in range(levels)
     }
-    ours, rest = _translate(name, {**RELEASED_AUTOENCODER, **ups})
+    ours, rest = released.translate(name, {**RELEASED_AUTOENCODER, **ups})
     if not ours:
         raise ValueError(f"name: {name!r} is no parameter of the released autoencoder")
     return ours + rest.replace("nin_shortcut", "conv_shortcut")
-
-
-def _translate(name: str, table: dict[str, str]) -> tuple[str, str]:
-    """Our side of the first entry that ``name`` starts with, or nothing, and the rest of the name."""
-    for pattern, ours in table.items():
-        if match := re.match(pattern, name):
-            return ours.format(*match.groups()), name[match.end() :]
-    return "", name
 
 
 def load_official_unet(path: str | Path, config: SwinUNetConfig | None = None) -> SwinUNet:
@@ -121,11 +107,7 @@ def load_official_unet(path: str | Path, config: SwinUNetConfig | None = None) -
     Raises:
         FileNotFoundError: no such file. ValueError: names or shapes do not fit.
     """
-    weights = {
-        from_released_name(name): value
-        for name, value in _read(path).items()
-        if name.rpartition(".")[2] not in RELEASED_BUFFERS
-    }
+    weights = {from_released_name(name): value for name, value in released.read(path).items()}
     network = SwinUNet(config or SwinUNetConfig(legacy_mask=True))
     checkpoints.fill(network, weights, path)
     return network
@@ -143,7 +125,7 @@ def load_official_autoencoder(path: str | Path, config: AutoencoderConfig | None
     """
     model = Autoencoder(config or AUTOENCODERS["resshift/vq-f4"])
     levels, weights = len(model.config.widths), {}
-    for name, value in _read(path).items():
+    for name, value in released.read(path).items():
         if not name.startswith("loss."):
             flat = value.flatten(1) if ".attn_1." in name and value.ndim == 4 else value  # 1 x 1 kernels are matrices
             weights[autoencoder_from_released_name(name, levels)] = flat
@@ -168,12 +150,3 @@ def load_official(network: str | Path, autoencoder: str | Path, config: ResShift
     method = ResShift(config, load_official_autoencoder(autoencoder, AUTOENCODERS.get(config.autoencoder)))
     method.network = load_official_unet(network, config)
     return method.eval()
-
-
-def _read(path: str | Path) -> dict[str, Tensor]:
-    """Names and float32 values in a released file, without the prefixes that parallel or compiled training adds."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"path: {path} not found; download the released checkpoint first")
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    released = next((content[key] for key in RELEASED_WRAPPERS if key in content), content)
-    return {re.sub(r"^(module\.|_orig_mod\.)+", "", name): value.float() for name, value in released.items()}
