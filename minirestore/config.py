@@ -45,7 +45,8 @@ def parse_settings(settings: Sequence[str]) -> dict[str, str]:
 def convert(name: str, value: Any, default: Any) -> Any:
     """Give ``value`` the type of ``default``; texts are read as Python literals first.
 
-    An integer is accepted where the default is a float, a list where it is a tuple, any literal where it is None.
+    An integer is accepted where the default is a float, a list where it is a tuple, a single value where it is a tuple
+    of one, any literal where it is None.
     Nothing else is converted: ``steps=2.5`` is refused when the default is an integer. The elements of a tuple are
     converted like those of the default, the last of which stands for any that follow.
 
@@ -55,6 +56,8 @@ def convert(name: str, value: Any, default: Any) -> Any:
     """
     if isinstance(value, str) and not isinstance(default, str):
         value = _literal(value)
+    if isinstance(default, tuple) and len(default) == 1 and type(value) in (bool, int, float):
+        value = (value,)
     if isinstance(default, tuple) and default and isinstance(value, tuple | list):
         if not value:
             raise ValueError(f"{name}: expected at least one element (as in {default!r}), got {value!r}")

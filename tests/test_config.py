@@ -17,6 +17,7 @@ class Example:
     limit: int | None = None
     span: tuple[float, float] = (0.0, 3.0)
     extra: tuple = ()
+    factors: tuple[float, ...] = (1.0,)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +33,8 @@ class Example:
         ("widths", "3, 4, 5", (3, 4, 5)),
         ("span", "(1, 2.5)", (1.0, 2.5)),
         ("extra", "[1, 'a']", (1, "a")),
+        ("factors", "2", (2.0,)),
+        ("factors", "2, .5", (2.0, 0.5)),
         ("limit", "7", 7),
         ("limit", "None", None),
     ],
@@ -78,9 +81,8 @@ def test_override_checks_the_elements_of_tuples(name, value, error, message):
 
 
 def test_unknown_names_are_refused_with_the_right_ones():
-    with pytest.raises(
-        ValueError, match=r"'step'; did you mean steps\? \(known: steps, eta, clip, name, widths, limit, span, extra\)"
-    ):
+    known = "steps, eta, clip, name, widths, limit, span, extra, factors"
+    with pytest.raises(ValueError, match=rf"'step'; did you mean steps\? \(known: {known}\)"):
         config.override(Example(), {"step": 3})
 
 

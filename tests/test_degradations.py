@@ -511,7 +511,7 @@ def test_first_order_chain_equals_the_released_implementation(golden, monkeypatc
     monkeypatch.setattr(pipelines, "uniform", lambda g, low, high: next(numbers))
     for name, function in draws.items():
         monkeypatch.setattr(pipelines, name, function)
-    monkeypatch.setattr(pipelines, "add_gaussian", lambda y, sigma, g: y + golden["first_order/noise"])
+    monkeypatch.setattr(pipelines, "add_gaussian", lambda y, *_: y + golden["first_order/noise"])
     next(numbers), next(numbers)
     y, ((blur, down, noise, jpeg, up),) = D.first_order(golden["image"][:1], 0, return_record=True)
     assert (blur.parameters["sigma_x"], blur.parameters["sigma_y"], blur.parameters["theta"]) == (11.0, 2.0, -2.1)
@@ -554,6 +554,17 @@ def test_first_order_draws_the_published_ranges(config, sigma, r, noise, quality
     assert small == [record[1].parameters["size"][1] for record in records]
     assert min(small) == int(24 // r[1])
     assert max(small) == int(24 // (r[0] + 1e-4))
+
+
+def test_first_order_as_in_the_paper_draws_poisson_noise_and_every_way_of_resizing():
+    x = torch.full((300, 1, 24, 24), 0.5)
+    _, records = D.first_order(x, 0, D.FIRST_ORDER_PAPER_SMALL, return_record=True)
+    assert_fills(drawn(records, "poisson_noise", "scale"), 0.05, 3)
+    assert_fills(drawn(records, "gaussian_noise", "sigma"), 0, 15)
+    assert 110 < len(drawn(records, "poisson_noise", "scale")) < 190
+    modes = drawn(records, "resize", "mode")
+    assert len(modes) == 600
+    assert all(150 < modes.count(mode) < 250 for mode in ("area", "bilinear", "bicubic"))
 
 
 def test_second_order_draws_the_published_ranges():

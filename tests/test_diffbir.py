@@ -213,7 +213,7 @@ def test_the_control_is_the_released_one(released_prior, inputs, tmp_path):
         close(added[-1], CONTROL["control/mid"], atol=5e-5)
         close(added[0][:1, :8], CONTROL["control/first"], atol=5e-5)
         only_middle = (0.0,) * 6 + (1.0,)
-        for strength, name in ((1.0, "eps"), (0.5, "eps_scale0.5"), (only_middle, "eps_only_mid")):
+        for strength, name in (((1.0,), "eps"), ((0.5,), "eps_scale0.5"), (only_middle, "eps_only_mid")):
             close(paper.controlled_eps(prior, control, z_t, t, c, strength), CONTROL[name])
     loss = paper.controlled_eps(prior, control, z_t, t, c).square().mean()
     loss.backward()
@@ -224,6 +224,8 @@ def test_the_control_is_the_released_one(released_prior, inputs, tmp_path):
         close(named[f"{ours}.weight"].grad.norm(), CONTROL[f"grad/gradnorm/{theirs}.weight"], rtol=1e-3)
     with pytest.raises(ValueError, match="strength: expected one number or 7, got 2"):
         paper.controlled_eps(prior, control, z_t, t, c, (1.0, 1.0))
+    with pytest.raises(ValueError, match="strength: a fine-tuned prior has no controls"):
+        paper.controlled_eps(prior, paper.new_control(prior, "finetune"), z_t, t, c, (0.5,))
 
 
 def test_a_checkpoint_without_a_control_is_refused(released_prior, tmp_path):
@@ -415,6 +417,22 @@ def test_the_control_learns_behind_the_module_or_without_it(cleaned, monkeypatch
     assert torch.equal(image, made.restoration.restore(batch["degraded"]) if cleaned else batch["degraded"])
 
 
+def test_a_prepared_batch_trains_as_the_images_do():
+    made = small_method()
+    batch = {"clean": photograph(32, 32), "degraded": photograph(32, 32, 1)}
+    whole = made.training_losses(batch, diffusion.BatchGenerator(3, 1), 0)["loss"]
+    generator = diffusion.BatchGenerator(3, 1)
+    prepared = made.prepare(batch, generator)
+    assert {name: tuple(x.shape) for name, x in prepared.items()} == dict.fromkeys(("z0", "condition"), (1, 4, 8, 8))
+    assert torch.equal(made.training_losses(prepared, generator, 0)["loss"], whole)
+
+
+def test_frozen_parts_stay_as_they_are_used():
+    made = small_method().train()
+    assert made.control.training
+    assert not any(module.training for part in (made.prior, made.restoration) for module in part.modules())
+
+
 def test_at_the_first_step_only_the_zero_convolutions_learn():
     made = paper.DiffBIR(small_method().config, small_method().prior, small_method().restoration)
     batch = {"clean": photograph(32, 32), "degraded": photograph(32, 32, 1)}
@@ -441,7 +459,7 @@ def test_the_first_loss_is_that_of_the_prior():
 
 def test_without_strength_the_condition_does_not_matter():
     made = small_method(colour_fix="none")
-    a, b = (made.restore(photograph(seed=seed), strength=0.0) for seed in (0, 1))
+    a, b = (made.restore(photograph(seed=seed), strength=(0.0,)) for seed in (0, 1))
     assert torch.equal(a, b)
     assert not torch.equal(*(made.restore(photograph(seed=seed)) for seed in (0, 1)))
     uncleaned = small_method(colour_fix="none", cleaned=False)
@@ -590,7 +608,7 @@ def test_impossible_methods_are_refused(setting, message):
 def test_impossible_options_are_refused():
     made = small_method()
     refused = {
-        "strength: must not be negative": {"strength": -1.0},
+        "strength: must not be negative": {"strength": (1.0, -1.0)},
         "guidance: rho": {"guidance": 2.0},
         "colour_fix: expected": {"colour_fix": "hue"},
         "guidance_mode: expected": {"guidance_mode": "loud"},

@@ -385,3 +385,40 @@ def test_mixup_blends_pairs_of_every_other_batch():
 def test_contradicting_degradations_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         DataConfig(**settings)
+
+
+def test_prepared_batches_are_worked_on_once():
+    calls = []
+
+    class Doubles(torch.nn.Linear):
+        def prepare(self, batch, generator):
+            calls.append(len(batch["x"]))
+            return {"twice": 2 * batch["x"]}
+
+    def make_batch(count, generator):
+        return {"x": torch.rand(count, 1, generator=generator)}
+
+    draw = recipes.data.prepared_batches(make_batch, Doubles(1, 1), 20, seed=3)
+    assert calls == []  # not before it is needed
+    batches = torch.cat([draw(50, torch.Generator().manual_seed(seed))["twice"] for seed in range(4)])
+    assert calls == [8, 8, 4]
+    stored = torch.cat(
+        [make_batch(n, diffusion.BatchGenerator(4_000_003, at))["x"] for n, at in ((8, 0), (8, 8), (4, 16))]
+    )
+    assert set(batches.flatten().tolist()) == set((2 * stored).flatten().tolist())
+    assert torch.equal(draw(50, torch.Generator().manual_seed(1))["twice"], batches[50:100])
+
+
+def test_only_methods_with_frozen_parts_prepare(tmp_path):
+    with pytest.raises(ValueError, match="prepared: Denoiser has nothing to prepare"):
+        recipes.train("denoiser", "quick", {"prepared": 4}, run_dir=tmp_path)
+    with pytest.raises(ValueError, match="prepared: a number of crops"):
+        recipes.DataConfig(prepared=-1)
+
+
+def test_a_training_from_prepared_crops_repeats_itself(tmp_path):
+    settings = {"prepared": 6, "images": 2, "steps": 2, "warmup": 1, "batch_size": 2}
+    first, second = (
+        recipes.train("diffbir", "quick", settings, run_dir=tmp_path / name)[1].history["loss"] for name in "ab"
+    )
+    assert first == second

@@ -40,6 +40,7 @@ from minirestore.degradations.operators import Blur, Downsample, MotionBlur, Res
 from minirestore.degradations.pipelines import (
     FIRST_ORDER_FACE,
     FIRST_ORDER_GENERAL,
+    FIRST_ORDER_PAPER_SMALL,
     FIRST_ORDER_SMALL,
     LOW_RESOLUTION_DOMAINS,
     LOW_RESOLUTION_FACTOR,
@@ -64,6 +65,7 @@ __all__ = [
     "BLUR_DOMAINS",
     "FIRST_ORDER_FACE",
     "FIRST_ORDER_GENERAL",
+    "FIRST_ORDER_PAPER_SMALL",
     "FIRST_ORDER_SMALL",
     "LOW_RESOLUTION_DOMAINS",
     "LOW_RESOLUTION_FACTOR",

@@ -83,7 +83,10 @@ class FirstOrder:
         downsample: factor r; the small image has ``int(H // r)`` by ``int(W // r)`` pixels. Below 1 it is larger.
         noise: standard deviation of colour noise in 8-bit units.
         quality: JPEG quality, rounded down.
-        resize_mode: both ways, without antialiasing.
+        resize_mode: both ways, without antialiasing; ``any`` draws area, bilinear or bicubic for each, as in DiffBIR's
+            paper.
+        poisson_probability: of Poisson noise instead of the Gaussian (in DiffBIR's paper, not in its code).
+        poisson: range of its scale.
         real_jpeg: Pillow's encoder as in the released code, or `diff_jpeg` (no trip to the CPU).
     """
 
@@ -94,9 +97,13 @@ class FirstOrder:
     noise: Range = (0.0, 15.0)
     quality: Range = (30, 100)
     resize_mode: str = "bilinear"
+    poisson_probability: float = 0.0
+    poisson: Range = (0.05, 3.0)
     real_jpeg: bool = True
 
     def __post_init__(self) -> None:
+        check_probabilities("poisson_probability", (self.poisson_probability, 1 - self.poisson_probability))
+        check_range("poisson", self.poisson, 0)
         check_range("downsample", self.downsample, 0.05)
         check_range("noise", self.noise, 0)
         check_range("quality", self.quality, 1)
@@ -180,6 +187,9 @@ FIRST_ORDER_SMALL = FirstOrder(
 )
 """The general recipe scaled to images of 64 to 128 pixels."""
 
+FIRST_ORDER_PAPER_SMALL = replace(FIRST_ORDER_SMALL, resize_mode="any", poisson_probability=0.5)
+"""The same with the noise and the ways of resizing that DiffBIR's paper lists, and its code leaves out."""
+
 SECOND_ORDER_GENERAL = SecondOrder()
 SECOND_ORDER_RESSHIFT = SecondOrder(
     second=replace(SecondOrder.second, blur=KernelMixture((7, 9, 11, 13, 15), sigma=(0.2, 1.5))),
@@ -221,6 +231,7 @@ PIPELINES = {
     "first_order": FIRST_ORDER_GENERAL,
     "first_order_face": FIRST_ORDER_FACE,
     "first_order_small": FIRST_ORDER_SMALL,
+    "first_order_paper_small": FIRST_ORDER_PAPER_SMALL,
     "second_order": SECOND_ORDER_GENERAL,
     "second_order_small": SECOND_ORDER_SMALL,
 }
@@ -315,12 +326,12 @@ def _first_order_image(x: Tensor, generator: torch.Generator, config: FirstOrder
     H, W = x.shape[-2:]
     y = Blur(random_kernel(generator, config.blur, record))(x)
     r = uniform(generator, *config.downsample)
-    y = _resize(y, record, config.resize_mode, size=(int(H // r), int(W // r)))
-    sigma = uniform(generator, *config.noise)
-    y = add_gaussian(y, sigma, generator).clamp(0, 1)
-    record.append(Step("gaussian_noise", {"sigma": sigma, "grey": False}))
+    y = _resize(y, record, _resize_mode(generator, config.resize_mode), size=(int(H // r), int(W // r)))
+    # a choice without alternative draws no number, so that images of seeds stay what they were
+    gaussian = not config.poisson_probability or not chance(generator, config.poisson_probability)
+    y = _add_noise(y, generator, gaussian, uniform(generator, *(config.noise if gaussian else config.poisson)), record)
     y = _compress(y, generator, config.quality, config.real_jpeg, record)
-    return _resize(y, record, config.resize_mode, size=(H, W))
+    return _resize(y, record, _resize_mode(generator, config.resize_mode), size=(H, W))
 
 
 def _second_order_image(x: Tensor, generator: torch.Generator, config: SecondOrder, record: list[Step]) -> Tensor:
@@ -394,8 +405,8 @@ def _resize_scale(generator: torch.Generator, stage: Stage) -> float:
     return uniform(generator, *limits)
 
 
-def _resize_mode(generator: torch.Generator) -> str:
-    return choose(generator, ("area", "bilinear", "bicubic"))
+def _resize_mode(generator: torch.Generator, mode: str = "any") -> str:
+    return choose(generator, ("area", "bilinear", "bicubic")) if mode == "any" else mode
 
 
 def _resize(
@@ -415,11 +426,18 @@ def _noise(x: Tensor, generator: torch.Generator, stage: Stage, record: list[Ste
     gaussian = chance(generator, stage.gaussian_probability)
     strength = uniform(generator, *(stage.gaussian if gaussian else stage.poisson))
     grey = chance(generator, stage.grey_probability)
-    if gaussian:
-        record.append(Step("gaussian_noise", {"sigma": strength, "grey": grey}))
-        return add_gaussian(x, strength, generator, grey).clamp(0, 1)
-    record.append(Step("poisson_noise", {"scale": strength, "grey": grey}))
-    return add_poisson(x, strength, generator, grey).clamp(0, 1)
+    return _add_noise(x, generator, gaussian, strength, record, grey)
+
+
+def _add_noise(
+    x: Tensor, generator: torch.Generator, gaussian: bool, strength: float, record: list[Step], grey: bool = False
+) -> Tensor:
+    """Gaussian noise of sigma ``strength``, or Poisson noise of that scale; in [0, 1]."""
+    name, number, add = (
+        ("gaussian_noise", "sigma", add_gaussian) if gaussian else ("poisson_noise", "scale", add_poisson)
+    )
+    record.append(Step(name, {number: strength, "grey": grey}))
+    return add(x, strength, generator, grey).clamp(0, 1)
 
 
 def _compress(x: Tensor, generator: torch.Generator, limits: Range, real: bool, record: list[Step]) -> Tensor:

@@ -1,12 +1,14 @@
 """Where training batches come from: pools of images, degradations, and pairs on disk."""
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from minirestore import datasets, degradations, diffusion
+from minirestore.config import progress_bar
 from minirestore.degradations import LOW_RESOLUTION_FACTOR as FACTOR
 from minirestore.scenes.pool import AUGMENTATIONS, CropPool
 from minirestore.training import MakeBatch
@@ -14,6 +16,8 @@ from minirestore.training import MakeBatch
 NOISE_SIGMA = 25.0
 MIXUP_BETA = 1.2
 VIVID = 3.0
+PREPARED_AT_ONCE = 8
+PREPARATION = 4_000_000  # added to the seed of the data, lest a training's own noise be met again
 LARGEST_ON_DEVICE = 8 * 2**30  # bytes; a larger pool of photographs stays in the CPU's memory
 
 
@@ -38,6 +42,9 @@ class DataConfig:
         recolour: share of the crops that get their channels in random order, and chroma (what differs from their mean)
             times a random factor between 1 and `VIVID`; with 1 all hues are frequent, saturated ones, too. For the
             ``mixed`` sources.
+        prepared: number of crops that are drawn, degraded and put through the method's frozen networks once, before the
+            training, which then draws from their results; 0 does all that anew in every step. For methods that have
+            ``prepare``.
         mixup: with probability 1/2, blend every pair with another of its batch, with one weight from Beta(1.2, 1.2).
         seed: seed of the pool.
     """
@@ -54,10 +61,13 @@ class DataConfig:
     low_resolution: str = ""
     augment: str = "eightfold"
     recolour: float = 0.0
+    prepared: int = 0
     mixup: bool = False
     seed: int = 0
 
     def __post_init__(self):
+        if self.prepared < 0:
+            raise ValueError(f"prepared: a number of crops must not be negative, got {self.prepared}")
         if self.rain and self.rain not in degradations.RAIN_DOMAINS:
             known = ", ".join(degradations.RAIN_DOMAINS)
             raise ValueError(f"rain: expected a domain among {known}, or nothing, got {self.rain!r}")
@@ -165,6 +175,38 @@ def make_data(data: DataConfig, device: str | torch.device = "cpu") -> MakeBatch
         return _mixed(clean, degraded, generator) if data.mixup else {"clean": clean, "degraded": degraded}
 
     return make_batch
+
+
+def prepared_batches(make_batch: MakeBatch, method: nn.Module, count: int, seed: int) -> MakeBatch:
+    """Batches from a store of ``count`` crops that ``make_batch`` drew and ``method.prepare`` worked on, once.
+
+    Frozen networks give the same for the same crop, and often take longer than the step of training. The store is made
+    when the first batch is asked for, with noise from ``seed``.
+
+    Raises:
+        ValueError: the method has no ``prepare``.
+    """
+    if not hasattr(method, "prepare"):
+        raise ValueError(f"prepared: {type(method).__name__} has nothing to prepare; leave it 0")
+
+    @functools.cache
+    def store() -> dict[str, Tensor]:
+        parts: list[dict[str, Tensor]] = []
+        bar = progress_bar(count, "prepare")
+        for start in range(0, count, PREPARED_AT_ONCE):
+            generator = diffusion.BatchGenerator(PREPARATION + seed, start)
+            batch = make_batch(min(PREPARED_AT_ONCE, count - start), generator)
+            device = next(method.parameters()).device
+            parts.append(method.prepare({name: x.to(device) for name, x in batch.items()}, generator))
+            bar.update(len(next(iter(batch.values()))))
+        bar.close()
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def draw(batch_size: int, generator: torch.Generator) -> dict[str, Tensor]:
+        rows = torch.randint(count, (batch_size,), generator=generator)
+        return {name: x[rows.to(x.device)] for name, x in store().items()}
+
+    return draw
 
 
 def _mixed(clean: Tensor, degraded: Tensor, generator: torch.Generator) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from minirestore import checkpoints, config, diffusion, images, training
-from minirestore.recipes.data import make_data
+from minirestore.recipes.data import make_data, prepared_batches
 from minirestore.recipes.models import MODELS, Recipe, find_recipe, plan
 from minirestore.training import FitResult
 
@@ -59,9 +59,12 @@ def train(
         origin = {"start": f"{kind}, sha256 {checkpoints.fingerprint(tensors)}"}
     parts = {"network": network, "data": data}
     identity = {f"{part}.{k}": v for part, values in parts.items() for k, v in dataclasses.asdict(values).items()}
+    make_batch = make_data(data, where)
+    if data.prepared:
+        make_batch = prepared_batches(make_batch, module, data.prepared, data.seed)
     result = training.fit(
         module,
-        make_data(data, where),
+        make_batch,
         run,
         run_dir=run_dir,
         identity={"model": name, **identity, **origin},

@@ -81,25 +81,28 @@ def controlled_eps(
     z_t: Tensor,
     t: Tensor,
     condition: Tensor,
-    strength: float | tuple[float, ...] = 1.0,
+    strength: tuple[float, ...] = (1.0,),
 ) -> Tensor:
     """The noise that the prior predicts in z_t (B, C, h, w) under control; the prompt is empty, as in the paper.
 
     Args:
-        strength: factor of all controls, or one of each, in the order of `controls`. 0 is the prior alone.
+        strength: one factor of all controls, or one of each, in the order of `controls`. 0 is the prior alone.
 
     Raises:
-        ValueError: the number of strengths is not that of the controls.
+        ValueError: the number of strengths is not that of the controls, or the fine-tuned prior, without any, gets one
+            other than 1.
     """
     from diffusers import UNet2DConditionModel
 
     context = prior.contexts(0, len(z_t))
     if isinstance(control, UNet2DConditionModel):  # fine-tuned
+        if strength != (1.0,):
+            raise ValueError(f"strength: a fine-tuned prior has no controls; leave it 1, got {strength}")
         wide = torch.cat([z_t, condition], dim=1)
         return prior.as_eps(z_t, t, control(wide, t, encoder_hidden_states=context.to(z_t.dtype)).sample)
     added = controls(control, z_t, t, condition, context)
-    factors = strength if isinstance(strength, tuple) else (strength,) * len(added)
-    if len(factors) != len(added):
-        raise ValueError(f"strength: expected one number or {len(added)}, got {len(factors)}")
+    if len(strength) not in (1, len(added)):
+        raise ValueError(f"strength: expected one number or {len(added)}, got {len(strength)}")
+    factors = strength * len(added) if len(strength) == 1 else strength
     *down, middle = (factor * h for factor, h in zip(factors, added, strict=True))
     return prior.eps(z_t, t, context, down, middle)

@@ -90,6 +90,13 @@ class DiffBIR(nn.Module):
         self.restoration = module.requires_grad_(False)
         self.control = new_control(self.prior, c.condition).requires_grad_(True)
 
+    def train(self, mode: bool = True):
+        """As in PyTorch, but the frozen parts stay evaluating: the published restoration module drops paths else."""
+        super().train(mode)
+        for part in self.frozen_parts:
+            getattr(self, part).eval()
+        return self
+
     @property
     def multiple(self) -> int:
         """Sides of images that need no padding are multiples of this."""
@@ -99,16 +106,27 @@ class DiffBIR(nn.Module):
         """What the control gets of an image (B, 3, H, W) in [0, 1]: latents, no noise; ``hint``: the image itself."""
         return image if self.config.condition == "hint" else self.prior.encode(images.to_model_range(image))
 
-    def eps(self, z_t: Tensor, t: Tensor, condition: Tensor, strength: float | tuple[float, ...] = 1.0) -> Tensor:
+    def eps(self, z_t: Tensor, t: Tensor, condition: Tensor, strength: tuple[float, ...] = (1.0,)) -> Tensor:
         """The predicted noise, see `control.controlled_eps`."""
         return controlled_eps(self.prior, self.control, z_t, t, condition, strength)
 
+    @torch.no_grad()
+    def prepare(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """What the frozen networks make of images for training: latents ``z0`` (B, C, h, w) and ``condition``.
+
+        Args:
+            batch: ``clean`` and ``degraded`` (B, 3, H, W) in [0, 1].
+            generator: of the latents, which are drawn from the autoencoder's posterior as in the released code.
+        """
+        z0 = self.prior.encode(images.to_model_range(batch["clean"]), generator)
+        image = self.restoration.restore(batch["degraded"]) if self.config.cleaned else batch["degraded"]
+        return {"z0": z0, "condition": self.condition(image)}
+
     def training_losses(self, batch: dict[str, Tensor], generator: torch.Generator, step: int) -> dict[str, Tensor]:
-        """Mean squared error of the noise; ``batch`` holds ``clean`` and ``degraded`` (B, 3, H, W) in [0, 1]."""
-        with torch.no_grad():
-            z0 = self.prior.encode(images.to_model_range(batch["clean"]), generator)
-            image = self.restoration.restore(batch["degraded"]) if self.config.cleaned else batch["degraded"]
-            condition = self.condition(image)
+        """Mean squared error of the noise; ``batch`` as for `prepare`, or what that made of it."""
+        if "z0" not in batch:
+            batch = self.prepare(batch, generator)
+        z0, condition = batch["z0"], batch["condition"]
         noise = diffusion.randn(z0.shape, generator, z0.device)
         t = diffusion.random_times(len(z0), len(self.prior.alpha_bar), generator, z0.device)
         z_t = diffusion.add_noise(z0, noise, self.prior.alpha_bar[t])
@@ -126,7 +144,7 @@ class DiffBIR(nn.Module):
         guidance_space: str = SPACES[0],
         guidance_start: int = 1001,
         guidance_stop: int = -1,
-        strength: float = 1.0,
+        strength: tuple[float, ...] = (1.0,),
         colour_fix: str = "",
         restoration: str = "",
         tile: int = 0,
@@ -141,7 +159,8 @@ class DiffBIR(nn.Module):
             guidance, guidance_mode, guidance_space, guidance_start, guidance_stop: the dial between realism (0) and
                 fidelity, see `Guidance`.
             s: the paper's scale of the gradient instead of ``guidance``; depends on the size of the image.
-            strength: factor of the control; 0 leaves the prior alone.
+            strength: one factor of all controls, or one of each, in the order of `control.controls`; 0 leaves the prior
+                alone, 0 for all but the last is the released code's ``only_mid_control``.
             colour_fix: instead of that of the config.
             restoration: name or path of another restoration module for this call, such as one that was trained on the
                 degradation at hand (released code: ``reload_swinir``).
@@ -161,7 +180,7 @@ class DiffBIR(nn.Module):
             raise ValueError(f"tile: must be a multiple of {2 * self.multiple}, got {tile}")
         if s and guidance:
             raise ValueError(f"s, guidance: two names of one dial, got {s} and {guidance}; leave one of them 0")
-        if not strength >= 0:
+        if not all(factor >= 0 for factor in strength):
             raise ValueError(f"strength: must not be negative, got {strength}")
         module = self._restoration(restoration)
         generator = diffusion.BatchGenerator(0, 0) if generator is None else generator
