@@ -54,7 +54,8 @@ def check_images(
     """Return ``x`` if it is a batch of images, else raise one error that says what to do.
 
     Args:
-        x: float tensor ``(B, C, H, W)`` with B >= 1, C in ``channels``, H and W >= 2, finite.
+        x: float tensor ``(B, C, H, W)`` with B >= 1, C in ``channels``, H and W >= 2, finite. On the meta device, where
+            tensors have no values, only the layout is checked.
         name: the argument's name, for the message.
         channels: allowed channel counts.
         unit_range: also require values in [0, 1] (tolerance 1e-3).
@@ -64,6 +65,8 @@ def check_images(
         ValueError: wrong layout, channel count, empty batch, 1-pixel side, NaN/infinity or range.
     """
     check_layout(x, name, channels=channels, minimum_side=2)
+    if x.is_meta:
+        return x
     if not torch.isfinite(x).all():
         raise ValueError(f"{name}: contains NaN or infinite values; clean the input first")
     if unit_range:

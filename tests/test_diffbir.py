@@ -458,7 +458,7 @@ def test_the_first_loss_is_that_of_the_prior():
 
 
 def test_without_strength_the_condition_does_not_matter():
-    made = small_method(colour_fix="none")
+    made = small_method(colour_fix="none", start="noise")
     a, b = (made.restore(photograph(seed=seed), strength=(0.0,)) for seed in (0, 1))
     assert torch.equal(a, b)
     assert not torch.equal(*(made.restore(photograph(seed=seed)) for seed in (0, 1)))
@@ -490,6 +490,24 @@ def test_guidance_leads_to_the_restoration_module(space):
     close(by_s, made.restore(x, guidance=0.3), atol=1e-6)
     with pytest.raises(ValueError, match="s, guidance: two names of one dial"):
         made.restore(x, s=1.0, guidance=0.1)
+
+
+def test_the_sampler_starts_from_noise_or_from_the_cleaned_image_under_noise(monkeypatch):
+    made, seen = small_method(start="noise"), {}
+    own = method.spaced_ddpm
+
+    def spy(predict, z_T, *rest):
+        return own(predict, seen.setdefault("z_T", z_T), *rest)
+
+    monkeypatch.setattr(method, "spaced_ddpm", spy)
+    starts = {}
+    for start in ("", *method.STARTS):
+        seen.clear()
+        made.restore(photograph(64, 64), start=start)
+        starts[start] = seen["z_T"]
+    assert torch.equal(starts["noise"], starts[""])  # that of the config
+    latents = made.condition(made.restoration.restore(photograph(64, 64)))
+    close(starts["cleaned"], diffusion.add_noise(latents, starts["noise"], made.prior.alpha_bar[-1]), atol=1e-6)
 
 
 def test_a_drawn_target_is_drawn_for_every_repeat():
@@ -598,6 +616,7 @@ def test_parameters_of_the_published_method():
     ("setting", "message"),
     [({"condition": "text"}, "condition: expected"), ({"colour_fix": "hue"}, "colour_fix: expected"),
      ({"padding": "wrap"}, "padding: expected"), ({"guidance_target": "median"}, "guidance_target: expected"),
+     ({"start": "middle"}, "start: expected"),
      ({"minimum_side": 0}, "minimum_side, sampling_steps: must be at least 1")],
 )  # fmt: skip
 def test_impossible_methods_are_refused(setting, message):
@@ -612,6 +631,7 @@ def test_impossible_options_are_refused():
         "guidance: rho": {"guidance": 2.0},
         "colour_fix: expected": {"colour_fix": "hue"},
         "guidance_mode: expected": {"guidance_mode": "loud"},
+        "start: expected": {"start": "middle"},
     }
     for message, option in refused.items():
         with pytest.raises(ValueError, match=message):

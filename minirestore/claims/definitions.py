@@ -14,7 +14,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-PAPERS = ("structure_guidance", "c2f_dft", "hf_error_map")  # module of this package that holds each paper's claims
+PAPERS = (
+    "structure_guidance",
+    "c2f_dft",
+    "hf_error_map",
+    "diffbir",
+)  # module of this package that holds each paper's claims
 TIERS = ("cpu", "gpu", "full")
 DIRECTIONS = ("higher", "lower")
 FEWEST_SEEDS, HEADLINE_SEEDS = 3, 5
@@ -162,6 +167,7 @@ class Claim:
             which the paper's side is up: the effect times -1 where ``direction`` is ``lower``.
         tier: ``cpu`` (minutes on a laptop), ``gpu`` (one GPU) or ``full`` (paper scale).
         trained: something is trained per seed, so that the seed is the independent unit; else it is the photograph.
+        clusters: what the photographs are called where they are something else, such as sets of images.
         counted: the effect of an image says yes (1) or no (0), and the image, such as a cell of a paper's table, is the
             independent unit: exact binomial interval and test of the share of yes.
         headline: a claim the paper stands on; it needs five seeds where something is trained, the others three.
@@ -193,6 +199,7 @@ class Claim:
     smallest: float = 0.0
     tier: str = "cpu"
     trained: bool = False
+    clusters: str = "photographs"
     counted: bool = False
     headline: bool = False
     checkpoints: tuple[str, ...] = ()

@@ -127,7 +127,7 @@ def _units(row: dict[str, Any]) -> str:
     if row["n_units"] is None:
         return "-"
     claim = load_claims()[row["id"]]
-    return f"{row['n_units']} {'seeds' if claim.trained else 'cells' if claim.counted else 'photographs'}"
+    return f"{row['n_units']} {'seeds' if claim.trained else 'cells' if claim.counted else claim.clusters}"
 
 
 def _details(claim: Claim, row: dict[str, Any], indent: str) -> list[str]:

@@ -294,7 +294,7 @@ def load_prior(where: str | Path = "prior", *, download: bool = False) -> Latent
     checkpoints.check_seal(folder)
     vae, unet = open_network(AutoencoderKL, folder / "vae"), open_network(UNet2DConditionModel, folder / "unet")
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
-    context = _contexts(folder)
+    context = _contexts(folder).to(torch.get_default_device())
     heads = unet.config.attention_head_dim  # their number, see `_new_unet`
     config = LatentPriorConfig(
         autoencoder=str(where),

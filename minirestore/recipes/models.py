@@ -39,7 +39,9 @@ class Recipe:
         notebooks: numbers of the notebooks that train it.
         module, config: the class and its default configuration.
         profiles: per profile, what differs from the default configuration, the data, and the training run.
-        trainings: settings of each training that its notebooks do at the larger profiles.
+        trainings: settings of each training that its notebooks do at the larger profiles; a value that depends on the
+            profile is a dictionary by profile.
+        frozen: settings that name the checkpoints of parts that are not trained.
         kept: settings of the network that a training shares with the one it starts from.
         implied: settings that come along with others: where all of the first dictionary hold, those that the second
             has for the profile. Later entries count more, and what is asked for by name most.
@@ -57,6 +59,7 @@ class Recipe:
     profiles: Mapping[str, tuple[Mapping[str, Any], DataConfig, TrainingConfig]]
     checkpoints: tuple[str, ...]
     trainings: tuple[Mapping[str, Any], ...] = ({},)
+    frozen: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
     implied: tuple[tuple[Mapping[str, Any], Mapping[str, Mapping[str, Any]]], ...] = ()
     open_folder: Callable[[str | Path, Any], nn.Module] | None = None
@@ -332,6 +335,7 @@ RESSHIFT = Recipe(
     notebooks=("11", "12"),
     checkpoints=("resshift", "resshift_student"),
     trainings=({"stage": "teacher"}, {"stage": "student"}),
+    frozen=("autoencoder",),
     module=ResShift,
     config=ResShiftConfig(),
     profiles={
@@ -382,7 +386,7 @@ DIFFBIR_RESTORATION = Recipe(
     scale=1,
     notebooks=("13", "14"),
     checkpoints=("diffbir_restoration", "diffbir_restoration_second"),
-    trainings=({}, {"pipeline": "second_order_small"}),
+    trainings=({}, {"pipeline": {"reduced": "second_order_small", "full": "second_order"}}),
     module=RestorationModule,
     config=RestorationConfig(),
     profiles={
@@ -413,6 +417,7 @@ DIFFBIR = Recipe(
     scale=1,
     notebooks=("13", "14"),
     checkpoints=("diffbir",),
+    frozen=("prior", "restoration"),
     module=DiffBIR,
     config=DiffBIRConfig(),
     profiles={
@@ -423,8 +428,10 @@ DIFFBIR = Recipe(
         ),
         "reduced": (
             {"minimum_side": 128},
-            DataConfig(images=1200, image_size=160, crop=128, sigma=0.0, pipeline="first_order_small"),
-            TrainingConfig(steps=3000, batch_size=4, learning_rate=1e-3, weight_decay=0.0),
+            DataConfig(
+                images=1200, image_size=160, crop=128, sigma=0.0, pipeline="first_order_small", prepared=6000
+            ),
+            TrainingConfig(steps=10_000, batch_size=8, learning_rate=1e-3, weight_decay=0.0),
         ),
         "full": (
             PUBLISHED,

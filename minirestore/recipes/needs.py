@@ -2,11 +2,13 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from minirestore import checkpoints, resources
+from minirestore.prior.folders import find_folder
 from minirestore.recipes.data import DataConfig, empty_batch, missing_data, pool_in_words
 from minirestore.recipes.models import MODELS, Recipe, plan
 from minirestore.recipes.running import build
@@ -40,11 +42,31 @@ def dry_run(notebook: str, values: Mapping[str, Any]) -> tuple[list[str], list[s
             lines += [f"weights     {c}: {'missing' if c in absent else 'present'}" for c in recipe.checkpoints]
             lacking += [f"checkpoint {c}; train it with minirestore train, or set MINIRESTORE_DATA" for c in absent]
         else:
-            lines.append("weights     none needed, trained from scratch")
+            frozen = _frozen(recipe, values)
+            absent = [name for name in frozen if not _is_there(name)]
+            lines += [f"weights     {name}, frozen: {'missing' if name in absent else 'present'}" for name in frozen]
+            lines += [] if frozen else ["weights     none needed, trained from scratch"]
+            lacking += [f"checkpoint {name}, which {recipe.name} builds on" for name in absent]
         missing += lacking
     if values["profile"] == "full" and not torch.cuda.is_available():
         missing.append("a CUDA GPU (PyTorch sees none)")
     return lines, missing
+
+
+def _frozen(recipe: Recipe, values: Mapping[str, Any]) -> list[str]:
+    """Checkpoints of the parts that the recipe does not train."""
+    network = plan(recipe, values["profile"])[0]
+    return [values.get(setting, getattr(network, setting)) for setting in recipe.frozen]
+
+
+def _is_there(name: str) -> bool:
+    """Whether a checkpoint, a released file or a folder in the layout of diffusers is on this machine."""
+    if checkpoints.is_present(name) or Path(name).is_file():
+        return True
+    try:
+        return find_folder(name).is_dir()
+    except FileNotFoundError:
+        return False
 
 
 def _trainings(
@@ -54,6 +76,7 @@ def _trainings(
     found: dict[tuple[resources.TrainingNeeds, DataConfig, TrainingConfig], list[str]] = {}
     known = {f.name for part in plan(recipe, values["profile"]) for f in dataclasses.fields(part)}
     for settings in chosen:
+        settings = {k: v[values["profile"]] if isinstance(v, Mapping) else v for k, v in settings.items()}
         asked = {k: v for k, v in values.items() if k in known} | settings
         if (steps := values.get(f"{settings.get('stage')}_steps")) is not None:
             asked["steps"] = steps

@@ -20,6 +20,7 @@ from minirestore.papers.diffbir.restoration import RestorationConfig, Restoratio
 from minirestore.papers.diffbir.sampling import spaced_ddpm
 from minirestore.prior import LatentPrior, load_prior
 
+STARTS = ("noise", "cleaned")
 PADDINGS = ("reflect", "zero")
 TARGETS = ("mean", "sample")
 
@@ -32,7 +33,8 @@ class DiffBIRConfig:
         prior: a latent prior as in `prior.load_prior`; frozen.
         restoration: name or path of the checkpoint of the restoration module behind which the control learns; frozen.
         condition: ``latent`` (LAControlNet), ``hint`` or ``finetune``, see `control.new_control`.
-        cleaned: the condition is the restoration module's result; else the degraded image (the paper's ablation).
+        cleaned: the condition is the restoration module's result; else the degraded image, which guidance and colour
+            fix then lean on, too (the paper's ablation).
         minimum_side: smaller photographs are enlarged for the whole of the method and reduced again.
         sampling_steps: calls of the sampler.
         colour_fix: ``wavelet`` (released code), ``adain`` or ``none``.
@@ -40,6 +42,9 @@ class DiffBIRConfig:
             a black border which both stages see.
         guidance_target: ``mean``, the latents of the cleaned image, as in the paper; ``sample`` draws them from the
             posterior of the autoencoder, anew for every repeat (released code). The condition is the mean in both.
+        start: what the sampler starts from: ``noise`` alone (paper, released code), or ``cleaned``, the latents of the
+            cleaned image under as much noise as the last timestep of training has. In training a little of the image is
+            left there, its mean colours above all, and the network relies on it.
     """
 
     prior: str = "prior"
@@ -51,9 +56,16 @@ class DiffBIRConfig:
     colour_fix: str = "wavelet"
     padding: str = "reflect"
     guidance_target: str = "mean"
+    start: str = "cleaned"
 
     def __post_init__(self):
-        choices = {"condition": CONDITIONS, "colour_fix": COLOUR_FIXES, "padding": PADDINGS, "guidance_target": TARGETS}
+        choices = {
+            "condition": CONDITIONS,
+            "colour_fix": COLOUR_FIXES,
+            "padding": PADDINGS,
+            "guidance_target": TARGETS,
+            "start": STARTS,
+        }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
@@ -147,6 +159,7 @@ class DiffBIR(nn.Module):
         strength: tuple[float, ...] = (1.0,),
         colour_fix: str = "",
         restoration: str = "",
+        start: str = "",
         tile: int = 0,
         callback: Callable[[int, Tensor, Tensor], None] | None = None,
     ) -> Tensor:
@@ -161,7 +174,7 @@ class DiffBIR(nn.Module):
             s: the paper's scale of the gradient instead of ``guidance``; depends on the size of the image.
             strength: one factor of all controls, or one of each, in the order of `control.controls`; 0 leaves the prior
                 alone, 0 for all but the last is the released code's ``only_mid_control``.
-            colour_fix: instead of that of the config.
+            colour_fix, start: instead of those of the config.
             restoration: name or path of another restoration module for this call, such as one that was trained on the
                 degradation at hand (released code: ``reload_swinir``).
             tile: side in pixels of square tiles, which every stage works on, to bound memory; 0 takes the whole image.
@@ -182,20 +195,21 @@ class DiffBIR(nn.Module):
             raise ValueError(f"s, guidance: two names of one dial, got {s} and {guidance}; leave one of them 0")
         if not all(factor >= 0 for factor in strength):
             raise ValueError(f"strength: must not be negative, got {strength}")
-        module = self._restoration(restoration)
+        if start and start not in STARTS:
+            raise ValueError(f"start: expected one of {', '.join(STARTS)}, got {start!r}")
+        module, start = self._restoration(restoration), start or self.config.start
         generator = diffusion.BatchGenerator(0, 0) if generator is None else generator
         small, size = degraded.to(self.prior.context.dtype), degraded.shape[-2:]
         x = enlarge(small, self.config.minimum_side)
 
         def run(padded: Tensor) -> Tensor:
-            cleaned = _tiled(module.restore, padded, tile)
+            image = _tiled(module.restore, padded, tile) if self.config.cleaned else padded
             shape = (len(padded), self.prior.autoencoder.channels, *(side // self.factor for side in padded.shape[-2:]))
             rho = guidance or rho_of(s, math.prod(shape[1:] if guidance_space == "latent" else padded.shape[1:]))
             dial = Guidance(rho, guidance_mode, guidance_space, guidance_start, guidance_stop)
-            z = self._sample(cleaned if self.config.cleaned else padded, cleaned, shape, steps, dial, strength, tile,
-                             generator, callback)  # fmt: skip
+            z = self._sample(image, shape, start, steps, dial, strength, tile, generator, callback)
             painted = (_tiled(self.prior.decode, z, tile // self.factor, scale=self.factor) + 1) / 2
-            return fix_colour(painted, cleaned, colour_fix or self.config.colour_fix).clamp(0, 1)
+            return fix_colour(painted, image, colour_fix or self.config.colour_fix).clamp(0, 1)
 
         if self.config.padding == "zero":
             H, W = x.shape[-2:]
@@ -210,11 +224,12 @@ class DiffBIR(nn.Module):
         """f: pixels per latent, in each direction."""
         return self.prior.autoencoder.factor
 
-    def _sample(self, image, cleaned, shape, steps, dial, strength, tile, generator, callback) -> Tensor:
-        """Latents of this shape, painted conditioned on ``image`` (B, 3, H, W) and pulled towards ``cleaned``."""
-        C, hint = shape[1], self.config.condition == "hint"
+    def _sample(self, image, shape, start, steps, dial, strength, tile, generator, callback) -> Tensor:
+        """Latents of this shape, painted conditioned on ``image`` (B, 3, H, W) and pulled towards it."""
+        C, hint, scaled = shape[1], self.config.condition == "hint", images.to_model_range(image)
+        latents = self._encode(scaled, tile)
         # for every latent one column of channels beside it, so that both are cut into the same tiles
-        beside = F.pixel_unshuffle(image, self.factor) if hint else self._encode(images.to_model_range(image), tile)
+        beside = F.pixel_unshuffle(image, self.factor) if hint else latents
 
         def predict(z_t: Tensor, t: Tensor) -> Tensor:
             def eps(both: Tensor) -> Tensor:
@@ -223,14 +238,12 @@ class DiffBIR(nn.Module):
 
             return _tiled(eps, torch.cat([z_t, beside], dim=1), tile // self.factor)
 
-        target = None
-        if dial.rho:
-            target = images.to_model_range(cleaned)
-            if dial.space == "latent" and self.config.guidance_target == "sample":
-                target = functools.partial(self._encode, target, tile, generator)
-            elif dial.space == "latent":
-                target = self._encode(target, tile)
+        target = scaled if dial.space == "image" else latents
+        if dial.space == "latent" and self.config.guidance_target == "sample":
+            target = functools.partial(self._encode, scaled, tile, generator)
         z_T = diffusion.randn(shape, generator, image.device, image.dtype)
+        if start == "cleaned":
+            z_T = diffusion.add_noise(latents, z_T, self.prior.alpha_bar[-1])
         steps = steps or self.config.sampling_steps
         return spaced_ddpm(
             predict, z_T, self.prior.alpha_bar, steps, dial, target, self.prior.decode, generator, callback
