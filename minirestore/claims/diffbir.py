@@ -3,9 +3,9 @@
 The paper judges by FID and MANIQA on single trainings; neither can be had offline. Here its claims are put to metrics
 with a reference, decided upon beforehand, on a prior that is no Stable Diffusion: what is tested is the mechanism.
 
-Every trained arm begins with the prior's own weights, learns equally long from equally many crops, and differs from the
-others in the settings of `ARMS` alone. Claims share their trainings. The other claims judge what is shipped, behind the
-restoration module that was trained on the degradation at hand.
+Every trained arm begins with the prior's own weights, learns equally long (but for the early ones) from equally many
+crops, and differs from the others in the settings of `ARMS` alone. Claims share their trainings. The other claims judge
+what is shipped, behind the restoration module that was trained on the degradation at hand.
 """
 
 import dataclasses
