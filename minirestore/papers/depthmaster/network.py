@@ -1,0 +1,83 @@
+"""The network: a diffusion U-Net, called once on the latents of the picture, returns those of the depth map.
+
+No noise, no scheduler, and the timestep is always 1. Both stages concern its middle block: stage 1 reads what that
+returns and aligns it with the features of another encoder; stage 2 changes it on its way. Hence no U-Net of our own,
+but diffusers' one with a tap at this place.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from minirestore.papers.depthmaster.fourier_enhancement import FourierEnhancement
+
+TIMESTEP = 1
+RELEASED_BLOCK = "fftblock."
+
+
+class SingleStepNetwork(nn.Module):
+    """Latents of a picture (B, C, h, w) to those of its depth map, same shape, and the features of the middle.
+
+    Args:
+        unet: a UNet2DConditionModel of as many input as output channels; it stays usable on its own, with the tap.
+        enhancement: what the features of the middle (B, C', h', w') go through; None leaves them alone (stage 1).
+    """
+
+    def __init__(self, unet: nn.Module, enhancement: nn.Module | None = None):
+        super().__init__()
+        self.unet, self.enhancement = unet, enhancement
+        self._middle: Tensor | None = None
+        self._hook = unet.mid_block.register_forward_hook(self._tap)
+
+    def _tap(self, block: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
+        self._middle = output
+        return output if self.enhancement is None else self.enhancement(output)
+
+    @property
+    def middle_width(self) -> int:
+        """C': channels of the middle."""
+        return self.unet.config.block_out_channels[-1]
+
+    def forward(self, z: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Predicted latents and the features of the middle before any enhancement.
+
+        Args:
+            context: (B, tokens, width) of the empty prompt.
+        """
+        t = torch.full((len(z),), TIMESTEP, device=z.device)
+        predicted = self.unet(z, t, encoder_hidden_states=context.to(z.dtype)).sample
+        middle, self._middle = self._middle, None
+        return predicted, middle
+
+    def enhanced(self, **options) -> "SingleStepNetwork":
+        """Stage 2 of this network: the same U-Net, not a copy, with a new Fourier block of these options.
+
+        This network gives its U-Net away and must not be called any more.
+
+        The released trainer opens stage 1 as a U-Net with the block, whose weights are not there: with one version of
+        diffusers they are initialised, with another they are whatever memory held, and in its last version the block is
+        left out. Here the block is made, with finite weights, or the call fails.
+        """
+        self._hook.remove()
+        block = FourierEnhancement(self.middle_width, **options)
+        if not all(torch.isfinite(p).all() for p in block.parameters()):
+            raise ValueError("enhancement: its initial weights are not finite")
+        return SingleStepNetwork(self.unet, block.to(next(self.unet.parameters()).device))
+
+    def load_released(self, weights: Mapping[str, Tensor]) -> None:
+        """Fill from a released state dictionary: diffusers' names, and ``fftblock.*`` for the block of stage 2.
+
+        Raises:
+            ValueError: the block is there and not in this network, or the other way round.
+            RuntimeError: names or shapes that do not fit.
+        """
+        block = {k.removeprefix(RELEASED_BLOCK): v for k, v in weights.items() if k.startswith(RELEASED_BLOCK)}
+        if bool(block) != (self.enhancement is not None):
+            raise ValueError(
+                f"weights: they come {'with' if block else 'without'} the Fourier block of stage 2, and the network "
+                f"{'has none' if block else 'has one'}"
+            )
+        self.unet.load_state_dict({k: v for k, v in weights.items() if not k.startswith(RELEASED_BLOCK)})
+        if self.enhancement is not None:
+            self.enhancement.load_state_dict(block)
