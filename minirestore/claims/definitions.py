@@ -14,12 +14,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-PAPERS = (
-    "structure_guidance",
-    "c2f_dft",
-    "hf_error_map",
-    "diffbir",
-)  # module of this package that holds each paper's claims
+# Modules of this package, or folders, that hold each paper's claims
+PAPERS = ("structure_guidance", "c2f_dft", "hf_error_map", "diffbir")
 TIERS = ("cpu", "gpu", "full")
 DIRECTIONS = ("higher", "lower")
 FEWEST_SEEDS, HEADLINE_SEEDS = 3, 5

@@ -79,11 +79,10 @@ def protocol(arms: Sequence[str], *conditions: str, **settings: Any) -> Protocol
     return Protocol(data, crop_names(*conditions), tuple(arms), (0, 1, 2), METRICS, settings)
 
 
-def few(*conditions: str, **changes: Any) -> dict[str, Any]:
+def few(*conditions: str) -> dict[str, Any]:
     """A rehearsal: two crops, two steps of training."""
-    images = tuple(f"{crop}/{condition}" for crop in ("astronaut/2", "coffee/2") for condition in conditions)
     settings = {"images": 4, "prepared": 4, "batch_size": 1, "steps": 2, "warmup": 1, "sampling_steps": 2, "draws": 1}
-    return {"seeds": (0, 1), "images": images, "settings": settings, **changes}
+    return {"seeds": (0, 1), "images": crop_names(*conditions, rehearsal=True), "settings": settings}
 
 
 # ---------------------------------------------------------------- data, networks, quality
@@ -174,12 +173,12 @@ def measure_shipped(job: Job, images: Sequence[str]) -> Measured:
 
 def shipped_claim(arms: Mapping[str, Mapping[str, Any]], condition: str, **fields: Any) -> None:
     """Register a claim on the shipped control, whose arms are options of ``restore``."""
-    few = {"seeds": (0,), "images": (f"astronaut/2/{condition}", f"coffee/2/{condition}")}
+    images = crop_names(condition, rehearsal=True)
     data, settings = (CROPS, f"degraded: {condition}"), {**SAMPLING, "arms": arms}
     claim(
         paper=PAPER,
         protocol=Protocol(data, crop_names(condition), tuple(arms), (0, 1, 2), METRICS, settings),
-        rehearsal={**few, "sampling_steps": 2, "draws": 1},
+        rehearsal={"seeds": (0,), "images": images, "sampling_steps": 2, "draws": 1},
         checkpoints=(PAPER, *FROZEN),
         shipped_arms=tuple(arms),
         **fields,
@@ -276,14 +275,22 @@ SETS = tuple(f"set {i}/dead leaves/second" for i in range(6))
 FRECHET_ARMS = ("pipeline", "module", "input", "clean")
 
 
+@functools.lru_cache(maxsize=len(SETS))
+def leaves(seed: int, count: int):
+    """So many dead leaves (count, 3, 128, 128), and as many others; the same for all arms and seeds of a claim."""
+    from minirestore import scenes
+
+    return scenes.dead_leaves(2 * count, 128, seed).split(count)
+
+
 def measure_frechet(job: Job, images: Sequence[str]) -> Measured:
     """Frechet distance of the course's features from a set's restored images to as many other, clean ones."""
-    from minirestore import degradations, features, metrics, scenes
+    from minirestore import degradations, features, metrics
 
     settings, encoder, found = job.protocol.settings, features.load_encoder(), {}
     for name in images:
-        number, count = int(name.split("/")[0].split()[-1]), settings["per_set"]
-        x, others = scenes.dead_leaves(2 * count, 128, settings["first_seed"] + number).split(count)
+        number = int(name.split("/")[0].split()[-1])
+        x, others = leaves(settings["first_seed"] + number, settings["per_set"])
         seed = 1000 * job.seed + number
         z = y = degradations.second_order(x, seed, domains()["second"])
         if job.arm == "clean":
@@ -292,7 +299,7 @@ def measure_frechet(job: Job, images: Sequence[str]) -> Measured:
             z = load(MODULE, SECOND_MODULE, job.device).restore(y.to(job.device)).cpu()
         elif job.arm == "pipeline":
             z = painted(job, y, seed)
-        sets = (features.pooled_features(encoder, images) for images in (z, others))
+        sets = (features.pooled_features(encoder, part) for part in (z, others))
         found[name] = {"frechet": features.frechet_distance(*sets), "haarpsi": metrics.haarpsi(z, x).mean().item()}
     return found
 
@@ -487,10 +494,7 @@ def smooth_claim(**fields: Any) -> None:
             (0, 1, 2),
             METRICS,
         ),
-        rehearsal={
-            "seeds": (0,),
-            "images": tuple(f"{crop}/{name}" for crop in ("astronaut/2", "coffee/2") for name in SEVERITIES),
-        },
+        rehearsal={"seeds": (0,), "images": crop_names(*SEVERITIES, rehearsal=True)},
         primary="high_frequency_energy_ratio",
         unit="of the HF energy",
         checkpoints=(MODULE,),

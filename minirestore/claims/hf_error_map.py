@@ -61,9 +61,8 @@ DOMAINS = {  # of the degradation, `degradations.LOW_RESOLUTION_DOMAINS`
 
 def few(domain: str = "bicubic", **changes: Any) -> dict[str, Any]:
     """A rehearsal: two crops, two steps of training."""
-    images = tuple(f"{crop}/{domain}" for crop in ("astronaut/2", "coffee/2"))
     budget = {"images": 4, "batch_size": 1, "steps": 2, "warmup": 1, "draws": 2}
-    return {"seeds": (0, 1), "images": images, "settings": budget, **changes}
+    return {"seeds": (0, 1), "images": crop_names(domain, rehearsal=True), "settings": budget, **changes}
 
 
 def protocol(arms: Sequence[str], domain: str = "bicubic", **settings: Any) -> Protocol:
@@ -293,7 +292,7 @@ claim(
     protocol=Protocol(
         (CROPS, "low_resolution bicubic"), crop_names("bicubic"), tuple(SHIPPED), (0, 1, 2), METRICS, {"draws": 4}
     ),
-    rehearsal={"seeds": (0,), "images": ("astronaut/2/bicubic", "coffee/2/bicubic"), "draws": 2},
+    rehearsal={"seeds": (0,), "images": crop_names("bicubic", rehearsal=True), "draws": 2},
     primary="high_frequency_error",
     contrast="drop of the HF error, the smaller of teacher to student and student to student with map",
     unit="HF error",

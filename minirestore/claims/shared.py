@@ -16,12 +16,13 @@ from minirestore.claims.definitions import Job, OutOfTime, Row
 # the noise of walk_gamma alone takes it below the PSNR that its linear blur leaves.
 TEXTURED = {"astronaut": (2, 3), "chelsea": (0, 2), "coffee": (2, 3), "rocket": (2,), "motorcycle": (1, 2),
             "grace_hopper": (2, 3)}  # fmt: skip
+REHEARSED = ("astronaut/2", "coffee/2")  # crops of the rehearsals
 CROPS = "photos.crops(128), the two most textured of each evaluation photograph"
 
 
-def crop_names(*conditions: str) -> tuple[str, ...]:
-    """``photograph/crop``, or ``photograph/crop/condition`` for every condition."""
-    crops = [f"{photo}/{i}" for photo, numbers in TEXTURED.items() for i in numbers]
+def crop_names(*conditions: str, rehearsal: bool = False) -> tuple[str, ...]:
+    """``photograph/crop``, or ``photograph/crop/condition`` for every condition; of all crops or of `REHEARSED`."""
+    crops = REHEARSED if rehearsal else [f"{photo}/{i}" for photo, numbers in TEXTURED.items() for i in numbers]
     return tuple(f"{crop}/{condition}" for crop in crops for condition in conditions) if conditions else tuple(crops)
 
 

@@ -20,19 +20,14 @@ class SingleStepNetwork(nn.Module):
     """Latents of a picture (B, C, h, w) to those of its depth map, same shape, and the features of the middle.
 
     Args:
-        unet: a UNet2DConditionModel of as many input as output channels; it stays usable on its own, with the tap.
+        unet: a UNet2DConditionModel of as many input as output channels; tapped during a call only, so that several
+            networks may share it.
         enhancement: what the features of the middle (B, C', h', w') go through; None leaves them alone (stage 1).
     """
 
     def __init__(self, unet: nn.Module, enhancement: nn.Module | None = None):
         super().__init__()
         self.unet, self.enhancement = unet, enhancement
-        self._middle: Tensor | None = None
-        self._hook = unet.mid_block.register_forward_hook(self._tap)
-
-    def _tap(self, block: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
-        self._middle = output
-        return output if self.enhancement is None else self.enhancement(output)
 
     @property
     def middle_width(self) -> int:
@@ -45,21 +40,26 @@ class SingleStepNetwork(nn.Module):
         Args:
             context: (B, tokens, width) of the empty prompt.
         """
-        t = torch.full((len(z),), TIMESTEP, device=z.device)
-        predicted = self.unet(z, t, encoder_hidden_states=context.to(z.dtype)).sample
-        middle, self._middle = self._middle, None
-        return predicted, middle
+        seen: list[Tensor] = []
+
+        def tap(block: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
+            seen.append(output)
+            return output if self.enhancement is None else self.enhancement(output)
+
+        hook = self.unet.mid_block.register_forward_hook(tap)
+        try:
+            t = torch.full((len(z),), TIMESTEP, device=z.device)
+            return self.unet(z, t, encoder_hidden_states=context.to(z.dtype)).sample, seen[0]
+        finally:
+            hook.remove()
 
     def enhanced(self, **options) -> "SingleStepNetwork":
         """Stage 2 of this network: the same U-Net, not a copy, with a new Fourier block of these options.
-
-        This network gives its U-Net away and must not be called any more.
 
         The released trainer opens stage 1 as a U-Net with the block, whose weights are not there: with one version of
         diffusers they are initialised, with another they are whatever memory held, and in its last version the block is
         left out. Here the block is made, with finite weights, or the call fails.
         """
-        self._hook.remove()
         block = FourierEnhancement(self.middle_width, **options)
         if not all(torch.isfinite(p).all() for p in block.parameters()):
             raise ValueError("enhancement: its initial weights are not finite")

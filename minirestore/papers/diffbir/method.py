@@ -195,23 +195,23 @@ class DiffBIR(nn.Module):
             raise ValueError(f"s, guidance: two names of one dial, got {s} and {guidance}; leave one of them 0")
         if not all(factor >= 0 for factor in strength):
             raise ValueError(f"strength: must not be negative, got {strength}")
-        if start and start not in STARTS:
-            raise ValueError(f"start: expected one of {', '.join(STARTS)}, got {start!r}")
-        module, start = self._restoration(restoration), start or self.config.start
+        chosen = {"sampling_steps": steps, "colour_fix": colour_fix, "start": start}
+        config = override(self.config, {name: value for name, value in chosen.items() if value})
+        module = self._restoration(restoration)
         generator = diffusion.BatchGenerator(0, 0) if generator is None else generator
         small, size = degraded.to(self.prior.context.dtype), degraded.shape[-2:]
-        x = enlarge(small, self.config.minimum_side)
+        x = enlarge(small, config.minimum_side)
 
         def run(padded: Tensor) -> Tensor:
-            image = _tiled(module.restore, padded, tile) if self.config.cleaned else padded
+            image = _tiled(module.restore, padded, tile) if config.cleaned else padded
             shape = (len(padded), self.prior.autoencoder.channels, *(side // self.factor for side in padded.shape[-2:]))
             rho = guidance or rho_of(s, math.prod(shape[1:] if guidance_space == "latent" else padded.shape[1:]))
             dial = Guidance(rho, guidance_mode, guidance_space, guidance_start, guidance_stop)
-            z = self._sample(image, shape, start, steps, dial, strength, tile, generator, callback)
+            z = self._sample(image, shape, config, dial, strength, tile, generator, callback)
             painted = (_tiled(self.prior.decode, z, tile // self.factor, scale=self.factor) + 1) / 2
-            return fix_colour(painted, image, colour_fix or self.config.colour_fix).clamp(0, 1)
+            return fix_colour(painted, image, config.colour_fix).clamp(0, 1)
 
-        if self.config.padding == "zero":
+        if config.padding == "zero":
             H, W = x.shape[-2:]
             x = F.pad(x, (0, -W % self.multiple, 0, -H % self.multiple))
             restored = run(x)[..., :H, :W]
@@ -224,9 +224,9 @@ class DiffBIR(nn.Module):
         """f: pixels per latent, in each direction."""
         return self.prior.autoencoder.factor
 
-    def _sample(self, image, shape, start, steps, dial, strength, tile, generator, callback) -> Tensor:
+    def _sample(self, image, shape, config, dial, strength, tile, generator, callback) -> Tensor:
         """Latents of this shape, painted conditioned on ``image`` (B, 3, H, W) and pulled towards it."""
-        C, hint, scaled = shape[1], self.config.condition == "hint", images.to_model_range(image)
+        C, hint, scaled = shape[1], config.condition == "hint", images.to_model_range(image)
         latents = self._encode(scaled, tile)
         # for every latent one column of channels beside it, so that both are cut into the same tiles
         beside = F.pixel_unshuffle(image, self.factor) if hint else latents
@@ -239,12 +239,12 @@ class DiffBIR(nn.Module):
             return _tiled(eps, torch.cat([z_t, beside], dim=1), tile // self.factor)
 
         target = scaled if dial.space == "image" else latents
-        if dial.space == "latent" and self.config.guidance_target == "sample":
+        if dial.space == "latent" and config.guidance_target == "sample":
             target = functools.partial(self._encode, scaled, tile, generator)
         z_T = diffusion.randn(shape, generator, image.device, image.dtype)
-        if start == "cleaned":
+        if config.start == "cleaned":
             z_T = diffusion.add_noise(latents, z_T, self.prior.alpha_bar[-1])
-        steps = steps or self.config.sampling_steps
+        steps = config.sampling_steps
         return spaced_ddpm(
             predict, z_T, self.prior.alpha_bar, steps, dial, target, self.prior.decode, generator, callback
         )
