@@ -24,7 +24,7 @@ from minirestore.diffusion import BatchGenerator
 
 MakeBatch = Callable[..., dict[str, Tensor]]
 PRECISIONS = ("no", "bf16")
-DECAYS = ("cosine", "constant")
+DECAYS = ("cosine", "constant", "exponential")
 STATE_FILE = "state.pt"
 
 
@@ -37,7 +37,9 @@ class TrainingConfig:
         batch_size: images per step, over all processes and accumulation steps together.
         learning_rate: peak of AdamW's, reached after ``warmup`` steps.
         hold: steps at the peak before the decay.
-        decay: what follows: ``cosine`` down to ``final_learning_rate``, or ``constant``.
+        decay: what follows: ``cosine`` down to ``final_learning_rate``, ``constant``, or ``exponential`` down to it at
+            step ``decay_until`` (0: at the end), where it stays; then the warm-up begins with the rate 0 (DepthMaster,
+            released code).
         weight_decay, betas: AdamW's.
         gradient_clip: largest norm of the gradient; 0 switches clipping off.
         ema_decay: decay of the exponential moving average of the weights; 0 switches it off.
@@ -63,6 +65,7 @@ class TrainingConfig:
     decay: str = "cosine"
     hold: int = 0
     final_learning_rate: float = 0.0
+    decay_until: int = 0
     ema_warmup: bool = True
     patches: tuple[int, ...] = ()
     patch_batches: tuple[int, ...] = ()
@@ -85,6 +88,9 @@ class TrainingConfig:
         if not 0 <= self.final_learning_rate <= self.learning_rate or self.hold < 0:
             got = f"{self.final_learning_rate} and {self.hold}"
             raise ValueError(f"final_learning_rate and hold: expected 0 <= final <= peak and hold >= 0, got {got}")
+        if self.decay_until < 0 or (self.decay == "exponential" and not self.final_learning_rate):
+            got = f"{self.decay_until} and {self.final_learning_rate}"
+            raise ValueError(f"decay_until, final_learning_rate: an exponential needs a final rate above 0, got {got}")
         self._check_patches()
         if self.warmup < 0 or not 0 <= self.ema_decay < 1:
             raise ValueError(f"warmup >= 0 and 0 <= ema_decay < 1: got {self.warmup} and {self.ema_decay}")
@@ -107,10 +113,13 @@ class TrainingConfig:
             raise ValueError(f"patch_steps >= 1 and patch_cycles >= 0: got {got}")
 
     def learning_rate_at(self, step: int) -> float:
-        """Warm-up, the peak for ``hold`` steps, then half a cosine to the final rate at ``steps``, or no change."""
+        """Warm-up, the peak for ``hold`` steps, then the decay."""
         if step < self.warmup:
-            return self.learning_rate * (step + 1) / self.warmup
+            return self.learning_rate * (step + (self.decay != "exponential")) / self.warmup
         start = self.warmup + self.hold
+        if self.decay == "exponential":
+            progress = min(max(step - start, 0) / max((self.decay_until or self.steps) - start, 1), 1)
+            return self.learning_rate * (self.final_learning_rate / self.learning_rate) ** progress
         if self.decay == "constant" or step < start:
             return self.learning_rate
         progress = (step - start) / max(self.steps - start, 1)

@@ -254,7 +254,7 @@ def test_a_constant_learning_rate_stays_after_its_warmup():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"decay": "step"}, "decay: expected one of cosine, constant, got 'step'"),
+        ({"decay": "step"}, "decay: expected one of cosine, constant, exponential, got 'step'"),
         ({"precision": "fp8"}, "precision: expected one of"),
         ({"batch_size": 6, "accumulation": 4}, "batch_size: 6 is not"),
         ({"steps": 0}, "steps and accumulation"),

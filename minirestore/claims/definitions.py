@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 # Modules of this package, or folders, that hold each paper's claims
-PAPERS = ("structure_guidance", "c2f_dft", "hf_error_map", "diffbir")
+PAPERS = ("structure_guidance", "c2f_dft", "hf_error_map", "diffbir", "depthmaster")
 TIERS = ("cpu", "gpu", "full")
 DIRECTIONS = ("higher", "lower")
 FEWEST_SEEDS, HEADLINE_SEEDS = 3, 5

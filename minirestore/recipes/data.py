@@ -1,6 +1,7 @@
 """Where training batches come from: pools of images, degradations, and pairs on disk."""
 
 import functools
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,13 +11,16 @@ from torch import Tensor, nn
 from minirestore import datasets, degradations, diffusion
 from minirestore.config import progress_bar
 from minirestore.degradations import LOW_RESOLUTION_FACTOR as FACTOR
+from minirestore.scenes.layouts import FAMILIES
 from minirestore.scenes.pool import AUGMENTATIONS, CropPool
 from minirestore.training import MakeBatch
 
 NOISE_SIGMA = 25.0
 MIXUP_BETA = 1.2
 VIVID = 3.0
+FARTHEST = 80.0  # metres: depth of a scene from here on is not valid, as in Virtual KITTI
 PREPARED_AT_ONCE = 8
+RENDERED_AT_ONCE = 64
 PREPARATION = 4_000_000  # added to the seed of the data, lest a training's own noise be met again
 LARGEST_ON_DEVICE = 8 * 2**30  # bytes; a larger pool of photographs stays in the CPU's memory
 
@@ -27,9 +31,11 @@ class DataConfig:
 
     Attributes:
         source: ``dead_leaves``; ``scenes`` (ray-cast, with class labels); ``mixed`` (half dead leaves, half scenes,
-            with the number of their kind) or ``mixed_depth`` (the scenes' depth maps as well, in grey); or
-            ``folder:NAME`` or ``pairs:NAME`` of `datasets`; pairs are not degraded further.
+            with the number of their kind) or ``mixed_depth`` (the scenes' depth maps as well, in grey); ``rgbd`` (whole
+            scenes with their depth in metres); or ``folder:NAME``, ``pairs:NAME`` or ``depth:NAME`` of `datasets`;
+            pairs are not degraded further, and depth brings its own sizes.
         images, image_size: number and side of the pool's images.
+        families: of the scenes of ``rgbd``, equally many of each; none named stands for all.
         depth_of_field: range of the largest blur of each dead-leaves image, in pixels (see ``scenes.dead_leaves``).
         crop: side of a training crop.
         sigma: standard deviation of the added noise, in units of 1/255; 0 adds none.
@@ -52,6 +58,7 @@ class DataConfig:
     source: str = "dead_leaves"
     images: int = 800
     image_size: int = 256
+    families: tuple[str, ...] = ()
     depth_of_field: tuple[float, float] = (0.0, 3.0)
     crop: int = 48
     sigma: float = NOISE_SIGMA
@@ -76,6 +83,12 @@ class DataConfig:
             raise ValueError(f"blur: expected a domain among {known}, or nothing, got {self.blur!r}")
         if self.augment not in AUGMENTATIONS:
             raise ValueError(f"augment: expected one of {', '.join(AUGMENTATIONS)}, got {self.augment!r}")
+        if self.families and (self.source != "rgbd" or not set(self.families) <= set(FAMILIES)):
+            raise ValueError(f"families: for the source rgbd, among {', '.join(FAMILIES)}; got {self.families}")
+        if self.source == "rgbd" and (self.sigma or self.crop != self.image_size):
+            raise ValueError("sigma, crop: rgbd has whole scenes as they are; set sigma to 0 and crop to image_size")
+        if self.source.startswith(("rgbd", "depth:")) and self.augment == "eightfold":
+            raise ValueError("augment: depth knows which way is up; choose flip or none")
         if not 0 <= self.recolour <= 1:
             raise ValueError(f"recolour: a share must lie in [0, 1], got {self.recolour}")
         if self.recolour and not self.source.startswith("mixed"):
@@ -111,7 +124,9 @@ class DataConfig:
 
 def pool_in_words(data: DataConfig) -> str:
     """Source, kind and memory of the pool that `make_data` keeps."""
-    channels = {"pairs": 6, "scenes": 4}.get(data.source.partition(":")[0], 3)
+    if data.source.startswith("depth:"):
+        return f"{data.source} ({data.images:,} pictures with depth, read when drawn)"
+    channels = {"pairs": 6, "scenes": 4, "rgbd": 8}.get(data.source.partition(":")[0], 3)
     size = data.images * channels * data.image_size**2 / 2**30
     kind = "photographs" if data.source.startswith(datasets.KINDS) else "procedural"
     return f"{data.source} ({data.images:,} {kind}, {data.image_size} px, {size:.3g} GiB in memory)"
@@ -119,6 +134,15 @@ def pool_in_words(data: DataConfig) -> str:
 
 def empty_batch(data: DataConfig, count: int, side: int) -> dict[str, Tensor]:
     """The shapes of a batch of `make_data` with crops of ``side``, on the meta device."""
+    if data.source.startswith(("rgbd", "depth:")):
+        size = (side, side)
+        if data.source != "rgbd":
+            size = max((datasets.DEPTH_SETS[name].shape for name in datasets.depth_names(data.source)), key=math.prod)
+        return {
+            "clean": torch.empty(count, 3, *size, device="meta"),
+            "depth": torch.empty(count, 1, *size, device="meta"),
+            "valid": torch.empty(count, 1, *size, dtype=torch.bool, device="meta"),
+        }
     small = side // FACTOR if data.low_resolution else side
     shapes = {"clean": (count, 3, side, side), "degraded": (count, 3, small, small)}
     batch = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
@@ -144,6 +168,10 @@ def make_data(data: DataConfig, device: str | torch.device = "cpu") -> MakeBatch
         raise FileNotFoundError("data: " + "; ".join(missing))
     if data.source == "scenes":
         return _labelled_scenes(data, device)
+    if data.source == "rgbd":
+        return _scenes_with_depth(data, device)
+    if data.source.startswith("depth:"):
+        return _pictures_with_depth(data)
     if data.source in ("mixed", "mixed_depth"):
         return _mixed_kinds(data, device)
     if data.source == "dead_leaves":
@@ -154,7 +182,9 @@ def make_data(data: DataConfig, device: str | torch.device = "cpu") -> MakeBatch
         photographs = datasets.centre_crops(data.source, data.images, data.image_size)
         pool = scenes.CropPool(photographs.to("cpu" if photographs.nbytes > LARGEST_ON_DEVICE else device))
     else:
-        raise ValueError(f"source: expected dead_leaves, scenes, folder:NAME or pairs:NAME, got {data.source!r}")
+        raise ValueError(
+            f"source: expected dead_leaves, scenes, rgbd, folder:NAME, pairs:NAME or depth:NAME, got {data.source!r}"
+        )
     if data.low_resolution:
         return _low_resolution_pairs(pool, data)
     blur, rain = degradations.BLUR_DOMAINS.get(data.blur), degradations.RAIN_DOMAINS.get(data.rain)
@@ -235,6 +265,59 @@ def _labelled_scenes(data: DataConfig, device: str | torch.device) -> MakeBatch:
         return {"clean": crops[:, :3], "labels": (crops[:, 3:] * 255).round().long()}
 
     return make_batch
+
+
+@functools.lru_cache(maxsize=1)
+def _rendered(families: tuple[str, ...], count: int, size: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Scenes, ``count`` of each family: uint8 pictures, metres, validity; kept, as several trainings may share them."""
+    from minirestore import scenes
+
+    parts, bar = [], progress_bar(count * len(families), "scenes")
+    for family in families:
+        for start in range(0, count, RENDERED_AT_ONCE):
+            part = scenes.render_scenes(min(RENDERED_AT_ONCE, count - start), size, seed, family=family, start=start)
+            image = (part["image"] * 255).round().to(torch.uint8)
+            parts.append((image, part["depth"], part["valid"] & (part["depth"] < FARTHEST)))
+            bar.update(len(image))
+    bar.close()
+    image, depth, valid = (torch.cat(column) for column in zip(*parts, strict=True))
+    return image, depth, valid
+
+
+def _scenes_with_depth(data: DataConfig, device: str | torch.device) -> MakeBatch:
+    """Whole ray-cast scenes with depth in metres, valid up to `FARTHEST`."""
+    families = data.families or FAMILIES
+    drawn = _rendered(families, -(-data.images // len(families)), data.image_size, data.seed)
+    image, depth, valid = (x.to(device) for x in drawn)
+
+    def make_batch(batch_size: int, generator: torch.Generator) -> dict[str, Tensor]:
+        which = torch.randint(len(image), (batch_size,), generator=generator).to(image.device)
+        batch = {"clean": image[which].float() / 255, "depth": depth[which], "valid": valid[which]}
+        return _flipped(batch, generator) if data.augment == "flip" else batch
+
+    return make_batch
+
+
+def _pictures_with_depth(data: DataConfig) -> MakeBatch:
+    """Pictures with depth from disk; each batch comes from one data set, drawn by its share."""
+    names = datasets.depth_names(data.source)
+    files = [datasets.files(f"depth:{name}") for name in names]
+    shares = torch.tensor([datasets.DEPTH_SETS[name].share for name in names])
+
+    def make_batch(batch_size: int, generator: torch.Generator) -> dict[str, Tensor]:
+        chosen = int(torch.multinomial(shares, 1, generator=generator))
+        which = torch.randint(len(files[chosen]), (batch_size,), generator=generator)
+        pairs = [datasets.depth_pair(files[chosen][i], names[chosen]) for i in which.tolist()]
+        batch = {key: torch.cat([pair[key] for pair in pairs]) for key in pairs[0]}
+        return _flipped(batch, generator) if data.augment == "flip" else batch
+
+    return make_batch
+
+
+def _flipped(batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    """Every other picture with left and right exchanged, all its maps together."""
+    chosen = torch.rand(len(batch["clean"]), 1, 1, 1, generator=generator) < 0.5
+    return {key: torch.where(chosen.to(x.device), x.flip(-1), x) for key, x in batch.items()}
 
 
 def _low_resolution_pairs(pool: CropPool, data: DataConfig) -> MakeBatch:

@@ -12,6 +12,8 @@ from minirestore import config
 from minirestore.denoiser import Denoiser, DenoiserConfig
 from minirestore.features import FeatureEncoder, FeatureEncoderConfig
 from minirestore.papers.c2f_dft import C2FDFT, C2FDFTConfig, DFTConfig
+from minirestore.papers.depthmaster import PUBLISHED as PUBLISHED_DEPTH
+from minirestore.papers.depthmaster import DepthMaster, DepthMasterConfig
 from minirestore.papers.diffbir import PUBLISHED, DiffBIR, DiffBIRConfig, RestorationConfig, RestorationModule
 from minirestore.papers.hf_error_map import HFErrorMap, HFErrorMapMethodConfig
 from minirestore.papers.resshift import ResShift, ResShiftConfig, SwinUNetConfig
@@ -445,6 +447,70 @@ DIFFBIR = Recipe(
     kept=("condition", "cleaned"),
 )  # fmt: skip
 
+# Two families of scenes, poles and text, are kept for evaluation
+_SCENES_WITH_DEPTH = DataConfig(
+    "rgbd",
+    families=("room", "street", "spheres", "boxes"),
+    images=3200,
+    image_size=128,
+    crop=128,
+    sigma=0.0,
+    augment="flip",
+    prepared=6400,
+)
+_PUBLISHED_DEPTH_TRAINING = TrainingConfig(
+    steps=20_000,
+    batch_size=32,
+    accumulation=4,
+    learning_rate=3e-5,
+    warmup=100,
+    betas=(0.9, 0.999),
+    weight_decay=0.0,
+    gradient_clip=0.0,
+    ema_decay=0.0,
+    decay="exponential",
+    decay_until=25_000,
+    final_learning_rate=3e-7,
+)
+DEPTHMASTER = Recipe(
+    name="depthmaster",
+    task="depth",
+    scale=1,
+    notebooks=("15", "16"),
+    checkpoints=("depthmaster", "depthmaster_stage1"),
+    trainings=({"stage": "first"}, {"stage": "second"}),
+    frozen=("prior",),
+    module=DepthMaster,
+    config=DepthMasterConfig(),
+    profiles={
+        "quick": (
+            {"longer_side": 128},
+            DataConfig(
+                "rgbd", images=12, image_size=64, families=("boxes",), crop=64, sigma=0.0, augment="flip", prepared=12
+            ),
+            TrainingConfig(steps=20, batch_size=4, learning_rate=1e-3, warmup=5, ema_decay=0.9),
+        ),
+        "reduced": (
+            {"longer_side": 128},
+            _SCENES_WITH_DEPTH,
+            TrainingConfig(steps=6000, batch_size=8, learning_rate=1e-3, weight_decay=0.0),
+        ),
+        "full": (
+            PUBLISHED_DEPTH,
+            DataConfig("depth:Hypersim+VKITTI", images=74_033, sigma=0.0, augment="flip"),
+            _PUBLISHED_DEPTH_TRAINING,
+        ),
+    },
+    kept=("prior", "paradigm", "space", "quantiles"),
+    implied=(
+        ({"stage": "second"}, {
+            "quick": {"learning_rate": 1e-4},
+            "reduced": {"steps": 1500, "batch_size": 4, "learning_rate": 2e-4, "ema_decay": 0.99},
+            "full": {"steps": 10_000, "accumulation": 32, "learning_rate": 3e-6, "final_learning_rate": 3e-8},
+        }),
+    ),
+)  # fmt: skip
+
 METHODS: dict[str, Recipe] = {
     "denoiser": DENOISER,
     "structure_guidance": STRUCTURE_GUIDANCE,
@@ -453,6 +519,7 @@ METHODS: dict[str, Recipe] = {
     "hf_error_map": HF_ERROR_MAP,
     "diffbir_restoration": DIFFBIR_RESTORATION,
     "diffbir": DIFFBIR,
+    "depthmaster": DEPTHMASTER,
 }
 MODELS: dict[str, Recipe] = {
     **METHODS,

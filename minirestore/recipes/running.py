@@ -39,7 +39,7 @@ def train(
     Args:
         name, profile, settings: see `plan`.
         run_dir: folder of the run. device, minutes: see `training.fit`.
-        start: what to start from instead of random weights: a checkpoint (a name, a .safetensors file or a sealed
+        start: what to start from instead of its own beginning: a checkpoint (a name, a .safetensors file or a sealed
             folder such as ``prior/vae``), which holds averaged weights, or the folder of a finished run, which stands
             for its last, not averaged ones. The moving average starts there, too.
 
@@ -55,7 +55,7 @@ def train(
     if start is not None:
         kind, tensors, card = _weights_to_start_from(recipe, network, start)
         _check_start(recipe, network, card, start)
-        checkpoints.fill(module, tensors, start)
+        checkpoints.fill(module, module.completed(tensors) if hasattr(module, "completed") else tensors, start)
         origin = {"start": f"{kind}, sha256 {checkpoints.fingerprint(tensors)}"}
     parts = {"network": network, "data": data}
     identity = {f"{part}.{k}": v for part, values in parts.items() for k, v in dataclasses.asdict(values).items()}
