@@ -75,6 +75,9 @@ checkpoints: environment
 	    --output runs/diffbir_restoration_second $(TRAIN)
 	$(BIN)/minirestore train diffbir --set prior=runs/prior/prior \
 	    --set restoration=runs/diffbir_restoration/diffbir_restoration.safetensors --output runs/diffbir $(TRAIN)
+	$(BIN)/minirestore train depthmaster --set prior=runs/prior/prior --output runs/depthmaster_stage1 $(TRAIN)
+	$(BIN)/minirestore train depthmaster --set stage=second --set prior=runs/prior/prior \
+	    --start runs/depthmaster_stage1/depthmaster.safetensors --output runs/depthmaster $(TRAIN)
 
 lock:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate \

@@ -36,6 +36,7 @@ def build_parser() -> Parser:
     add_course(commands)
     add_methods(commands)
     add_restore(commands)
+    add_depth(commands)
     add_params(commands)
     add_train(commands)
     add_claims(commands)
@@ -233,6 +234,69 @@ def restore_command(arguments: argparse.Namespace) -> int:
     height, width = restored.shape[-2:]
     print(f"{arguments.output}: {width} x {height} pixels")
     return 0
+
+
+def add_depth(commands: argparse._SubParsersAction) -> None:
+    """``minirestore depth``."""
+    parser = commands.add_parser(
+        "depth",
+        help="predict the depth of a photograph",
+        description="Predict the depth of one photograph of any size and write OUT/NAME_depth.png (16 bit),\n"
+        "OUT/NAME_colour.png (near red, far blue) and OUT/NAME_depth.npz.\n\n"
+        "The depth is relative: scale and shift are unknown. Two or more known distances turn it into metres;\n"
+        "they are planar, measured along the axis of the camera.",
+        epilog="examples:\n"
+        "  minirestore depth my_photo.jpg out/\n"
+        "  minirestore depth my_photo.jpg out/ --known 120,400=2.5 --known 600,80=11\n",
+    )
+    parser.add_argument("input", type=Path, metavar="IN", help="photograph")
+    parser.add_argument("output", type=Path, metavar="OUT", help="folder to write into, made if needed")
+    parser.add_argument("--method", default="depthmaster", help="default: depthmaster")
+    parser.add_argument(
+        "--known",
+        action="append",
+        default=[],
+        metavar="COLUMN,ROW=METRES",
+        help="distance of a pixel, counted from the top left; twice or more for metres",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of all randomness (default: 0)")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    parser.add_argument("--checkpoint", metavar="NAME", help="another checkpoint: a name or a .safetensors file")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="method option; repeatable")
+    parser.set_defaults(handler=depth_command)
+
+
+def depth_command(arguments: argparse.Namespace) -> int:
+    from minirestore import depth_maps, photos, recipes
+    from minirestore.papers.depthmaster import to_metres
+
+    points = [_known_point(text) for text in arguments.known]
+    options = config.parse_settings(arguments.set)
+    if arguments.output.exists() and not arguments.output.is_dir():
+        raise ValueError(f"OUT: {arguments.output} is a file; name a folder")
+    recipe = recipes.find_recipe(arguments.method)
+    if recipe.task != "depth":
+        raise ValueError(f"method: {arguments.method} does not predict depth, its task is {recipe.task}")
+    image = photos.read_image(arguments.input, max_side=None)
+    method = recipes.load_method(arguments.method, arguments.checkpoint, arguments.device)
+    relative = recipes.predict(method, image, seed=arguments.seed, **options)
+    metres = to_metres(relative, points, method.config.space) if points else None
+    for path in depth_maps.write(arguments.output, arguments.input.stem, relative, method.near_is, metres):
+        print(path)
+    print(f"relative depth: {method.near_is} is near, {1 - method.near_is} is far; scale and shift are unknown")
+    if metres is not None:
+        print(f"metres: {metres.min():.3g} (nearest) to {metres.max():.3g} (furthest)")
+    return 0
+
+
+def _known_point(text: str) -> tuple[int, int, float]:
+    """``120,400=2.5`` as column, row, metres."""
+    try:
+        place, metres = text.split("=")
+        column, row = place.split(",")
+        return int(column), int(row), float(metres)
+    except ValueError:
+        raise ValueError(f"--known: expected COLUMN,ROW=METRES such as 120,400=2.5, got {text!r}") from None
 
 
 def add_params(commands: argparse._SubParsersAction) -> None:

@@ -2,8 +2,8 @@
 with depth (Hypersim, Virtual KITTI).
 
 A source is ``folder:NAME``, the files of a folder; ``pairs:NAME``, every ``blur/FILE`` at any depth of it that has a
-``sharp/FILE`` beside; or ``depth:NAME+NAME``, every ``rgb/FILE`` of these that has a ``depth/FILE`` beside. The folder
-lies in the datasets directory. Nothing is downloaded.
+``sharp/FILE`` beside; or ``depth:NAME+NAME``, every ``rgb/FILE`` of these that has a ``depth/FILE`` of the same name
+beside, with the ending ``.png``. The folder lies in the datasets directory. Nothing is downloaded.
 """
 
 import os
@@ -71,13 +71,13 @@ def files(source: str) -> list[tuple[Path, ...]]:
         return [(path,) for path in _photographs(folder)]
     if kind == "pairs":
         return [(sharp, blurred) for blurred, sharp in _beside(folder, "blur", "sharp")]
-    return [pair for each in depth_names(source) for pair in _beside(directory() / each, "rgb", "depth")]
+    return [pair for each in depth_names(source) for pair in _beside(directory() / each, "rgb", "depth", ".png")]
 
 
-def _beside(folder: Path, first: str, second: str) -> list[tuple[Path, Path]]:
-    """Every ``first/FILE`` at any depth of the folder with ``second/FILE`` beside it."""
+def _beside(folder: Path, first: str, second: str, ending: str = "") -> list[tuple[Path, Path]]:
+    """Every ``first/FILE`` at any depth of the folder with ``second/FILE`` beside it, there perhaps of this ending."""
     found = [path for place in sorted(folder.rglob(first)) for path in _photographs(place)]
-    pairs = [(path, path.parent.parent / second / path.name) for path in found]
+    pairs = [(path, path.parent.parent / second / (path.stem + (ending or path.suffix))) for path in found]
     return [pair for pair in pairs if pair[1].is_file()]
 
 
@@ -125,8 +125,10 @@ def _photographs(folder: Path) -> list[Path]:
 
 def missing(source: str, count: int) -> list[str]:
     """What must be fetched so that ``count`` images are there: one line, or none if nothing is missing."""
-    found = len(files(source))
-    if found >= count:
+    sets = [f"depth:{name}" for name in depth_names(source)] if source.startswith("depth:") else [source]
+    numbers = [len(files(each)) for each in sets]  # each set of several must be there
+    found = sum(numbers)
+    if found >= count and all(numbers):
         return []
     kind, _, name = source.partition(":")
     what = {"folder": "photographs", "pairs": "pairs blur/NAME (degraded), sharp/NAME (clean)",

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from minirestore import diffusion, recipes
-from minirestore.papers import diffbir
+from minirestore.networks import count_parameters
+from minirestore.papers import depthmaster, diffbir
 from minirestore.papers.resshift import SwinUNet
-from minirestore.prior import Autoencoder, LatentPrior
+from minirestore.prior import PRIORS, Autoencoder, LatentPrior
 
 
 def needs(gigabytes):
@@ -95,3 +96,35 @@ def test_the_published_control_learns():
     model = diffbir.DiffBIR(published("diffbir"), prior, diffbir.RestorationModule())
     assert sum(parameter.numel() for parameter in model.control.parameters()) == 363_153_280
     step(model, batch(64), model.control)
+
+
+class Patches(torch.nn.Module):
+    """Frozen features as wide as those of the largest DINOv2, one of every 16 x 16 pixels."""
+
+    width = 1536
+
+    def __init__(self):
+        super().__init__()
+        self.patches = torch.nn.Conv2d(3, self.width, 16, stride=16).requires_grad_(False)
+
+    def forward(self, image):
+        return self.patches(image)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["first", "second"])
+def test_the_published_depthmaster_learns(stage):
+    needs(14)
+    torch.manual_seed(0)
+    config = published("depthmaster", {"stage": stage})
+    prior = LatentPrior(PRIORS[config.prior], Autoencoder(published("autoencoder")))
+    model = depthmaster.DepthMaster(config, prior, Patches() if stage == "first" else None)
+    assert count_parameters(model.network) == {"first": 865_910_724, "second": 944_565_444}[stage]
+    depth = 1 + torch.linspace(0, 9, 64).expand(1, 1, 64, 64)
+    step(model.train(), batch(64, depth=depth, valid=depth < 9), model.network)
+    if stage == "first":
+        assert count_parameters(model.head) == 6_689_280
+        assert all(parameter.grad.abs().max() > 0 for parameter in model.head.parameters())
+    else:
+        assert all(parameter.grad is not None for parameter in model.network.enhancement.parameters())
+    assert all(parameter.grad is None for parameter in model.autoencoder.parameters())

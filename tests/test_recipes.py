@@ -436,7 +436,7 @@ def test_a_dry_run_names_what_is_built_on(profile, monkeypatch, tmp_path):
     parts = parts if published else ("prior", "diffbir_restoration")
     state = "missing" if published else "present"
     assert [line.split()[1:] for line in lines if line.startswith("weights")][1:] == [
-        [f"{part},", "frozen:", state] for part in parts
+        [f"{part},", "to", "build", "on:", state] for part in parts
     ]
     lacking = [f"checkpoint {part}, which diffbir builds on" for part in parts] if published else []
     assert [item for item in missing if item.startswith("checkpoint")] == lacking

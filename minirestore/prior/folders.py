@@ -43,7 +43,7 @@ def find_folder(where: str | Path, download: bool = False) -> Path:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     parts = [f"{part}/*{kind}" for part in ("vae", "unet", "scheduler", "text_encoder", "tokenizer")
-             for kind in (".json", ".txt", "model.safetensors")]  # fmt: skip
+             for kind in (".json", ".txt", "model.safetensors", "model.bin")]  # fmt: skip
     try:
         return Path(snapshot_download(str(where), local_files_only=not download, allow_patterns=parts))
     except LocalEntryNotFoundError:

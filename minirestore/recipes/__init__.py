@@ -9,7 +9,7 @@ from minirestore import config
 from minirestore.recipes.data import NOISE_SIGMA, DataConfig, depth_as_grey, make_data, missing_data
 from minirestore.recipes.models import METHODS, MODELS, Recipe, find_recipe, plan
 from minirestore.recipes.needs import dry_run
-from minirestore.recipes.running import build, describe_device, load_method, restore, train
+from minirestore.recipes.running import build, describe_device, load_method, predict, restore, train
 
 __all__ = [
     "METHODS",
@@ -27,6 +27,7 @@ __all__ = [
     "make_data",
     "missing_data",
     "plan",
+    "predict",
     "restore",
     "train",
 ]

@@ -85,8 +85,11 @@ class DataConfig:
             raise ValueError(f"augment: expected one of {', '.join(AUGMENTATIONS)}, got {self.augment!r}")
         if self.families and (self.source != "rgbd" or not set(self.families) <= set(FAMILIES)):
             raise ValueError(f"families: for the source rgbd, among {', '.join(FAMILIES)}; got {self.families}")
-        if self.source == "rgbd" and (self.sigma or self.crop != self.image_size):
-            raise ValueError("sigma, crop: rgbd has whole scenes as they are; set sigma to 0 and crop to image_size")
+        if self.source == "rgbd" and self.crop != self.image_size:
+            raise ValueError("crop: rgbd has whole scenes; set it to image_size")
+        degraded = (self.sigma, self.blur, self.rain, self.pipeline, self.low_resolution, self.mixup)
+        if self.source.startswith(("rgbd", "depth:")) and any(degraded):
+            raise ValueError("sigma and all other degradation: pictures with depth stay as they are; set sigma to 0")
         if self.source.startswith(("rgbd", "depth:")) and self.augment == "eightfold":
             raise ValueError("augment: depth knows which way is up; choose flip or none")
         if not 0 <= self.recolour <= 1:

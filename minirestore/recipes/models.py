@@ -43,7 +43,7 @@ class Recipe:
         profiles: per profile, what differs from the default configuration, the data, and the training run.
         trainings: settings of each training that its notebooks do at the larger profiles; a value that depends on the
             profile is a dictionary by profile.
-        frozen: settings that name the checkpoints of parts that are not trained.
+        frozen: settings that name the checkpoints of parts that are not trained, or that training begins with.
         kept: settings of the network that a training shares with the one it starts from.
         implied: settings that come along with others: where all of the first dictionary hold, those that the second
             has for the profile. Later entries count more, and what is asked for by name most.
@@ -447,16 +447,16 @@ DIFFBIR = Recipe(
     kept=("condition", "cleaned"),
 )  # fmt: skip
 
-# Two families of scenes, poles and text, are kept for evaluation
+# Two families of scenes, spheres and poles, are kept for evaluation
 _SCENES_WITH_DEPTH = DataConfig(
     "rgbd",
-    families=("room", "street", "spheres", "boxes"),
-    images=3200,
+    families=("room", "street", "boxes", "text"),
+    images=2400,
     image_size=128,
     crop=128,
     sigma=0.0,
     augment="flip",
-    prepared=6400,
+    prepared=4800,
 )
 _PUBLISHED_DEPTH_TRAINING = TrainingConfig(
     steps=20_000,
@@ -479,7 +479,7 @@ DEPTHMASTER = Recipe(
     notebooks=("15", "16"),
     checkpoints=("depthmaster", "depthmaster_stage1"),
     trainings=({"stage": "first"}, {"stage": "second"}),
-    frozen=("prior",),
+    frozen=("prior", "teacher"),
     module=DepthMaster,
     config=DepthMasterConfig(),
     profiles={
@@ -493,11 +493,11 @@ DEPTHMASTER = Recipe(
         "reduced": (
             {"longer_side": 128},
             _SCENES_WITH_DEPTH,
-            TrainingConfig(steps=6000, batch_size=8, learning_rate=1e-3, weight_decay=0.0),
+            TrainingConfig(steps=5000, batch_size=8, learning_rate=1e-3, weight_decay=0.0),
         ),
         "full": (
             PUBLISHED_DEPTH,
-            DataConfig("depth:Hypersim+VKITTI", images=74_033, sigma=0.0, augment="flip"),
+            DataConfig("depth:Hypersim+VKITTI", images=74_033, image_size=640, crop=480, sigma=0.0, augment="flip"),
             _PUBLISHED_DEPTH_TRAINING,
         ),
     },

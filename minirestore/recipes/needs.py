@@ -44,7 +44,9 @@ def dry_run(notebook: str, values: Mapping[str, Any]) -> tuple[list[str], list[s
         else:
             frozen = _frozen(recipe, values)
             absent = [name for name in frozen if not _is_there(name)]
-            lines += [f"weights     {name}, frozen: {'missing' if name in absent else 'present'}" for name in frozen]
+            lines += [
+                f"weights     {name}, to build on: {'missing' if name in absent else 'present'}" for name in frozen
+            ]
             lines += [] if frozen else ["weights     none needed, trained from scratch"]
             lacking += [f"checkpoint {name}, which {recipe.name} builds on" for name in absent]
         missing += lacking

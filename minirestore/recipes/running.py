@@ -160,11 +160,7 @@ def restore(
         ValueError: an option the method does not have (the right ones are listed), or a bad tile size.
     """
     images.check_images(degraded, "degraded", channels=(3,))
-    known = {
-        k: p.default
-        for k, p in inspect.signature(method.restore).parameters.items()
-        if k not in ("degraded", "generator", "structure", "callback")
-    }
+    known = _options_of(method.restore, "degraded", "structure", "callback")
     own_tiles = "tile" in known
     if own_tiles and tile is not None:
         options = {**options, "tile": tile}
@@ -184,3 +180,28 @@ def restore(
         return run(degraded)
     side = tile or max(degraded.shape[-2:])
     return images.apply_tiled(run, degraded, side, side // 4, scale=method.scale, on_tile=on_tile)
+
+
+def predict(method: nn.Module, image: Tensor, *, seed: int = 0, **options: Any) -> Tensor:
+    """Relative depth of pictures, on the device of ``method``.
+
+    Args:
+        image: ``(B, 3, H, W)`` in [0, 1].
+        seed: of all randomness. options: keyword arguments of the method's ``predict``, such as ``longer_side``.
+
+    Returns:
+        ``(B, 1, H, W)`` in [0, 1]; the method's ``near_is`` says which end is near.
+
+    Raises:
+        ValueError: an option the method does not have (the right ones are listed), or one out of range.
+    """
+    images.check_images(image, "image", channels=(3,))
+    options = config.check_values(options, _options_of(method.predict, "image"), what="option")
+    device = next(method.parameters()).device
+    return method.predict(image.to(device), diffusion.BatchGenerator(seed, 0), **options).cpu()
+
+
+def _options_of(function: Callable, *others: str) -> dict[str, Any]:
+    """The parameters of a method's function with their defaults, but for the generator and these."""
+    found = inspect.signature(function).parameters.items()
+    return {name: p.default for name, p in found if name not in ("generator", *others)}

@@ -9,7 +9,7 @@ from minirestore.claims.shared import gain_of, load, seeds_of, trained_file
 
 PAPER = "depthmaster"
 SIDE = 128
-SEEN, UNSEEN = ("room", "street", "spheres", "boxes"), ("poles", "text")
+SEEN, UNSEEN = ("room", "street", "boxes", "text"), ("spheres", "poles")
 FIRST_SEED = 500  # of the scenes of evaluation; training has seed 0
 GROUP = 4  # scenes behind one row of a trained claim
 TRAINING = {"profile": "reduced", "images": 800, "prepared": 800, "batch_size": 8, "steps": 500, "warmup": 50}

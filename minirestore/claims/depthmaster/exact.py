@@ -11,7 +11,7 @@ from minirestore.claims.depthmaster.common import FIRST_SEED, PAPER, SEEN, UNSEE
 from minirestore.claims.shared import load
 
 SPACES = ("sqrt_disparity", "disparity", "depth")
-EACH = 16  # scenes of a family
+EACH = 64  # scenes of a family
 BINS = 32
 
 
@@ -32,11 +32,11 @@ TEST = f"scenes of 128 px from seed {FIRST_SEED}"
 def scenes_claim(measure, families: Sequence[str], arms: Sequence[str], metrics: Sequence[str], **fields: Any) -> None:
     """Register a claim about single scenes of these families."""
     settings = fields.pop("settings", {})
-    seeds = fields.pop("seeds", (0,))
+    seeds, count = fields.pop("seeds", (0,)), fields.pop("count", EACH)
     rehearsal = scene_names(*families, count=2)
     claim(
         paper=PAPER,
-        protocol=Protocol((TEST,), scene_names(*families), tuple(arms), seeds, tuple(metrics), settings),
+        protocol=Protocol((TEST,), scene_names(*families, count=count), tuple(arms), seeds, tuple(metrics), settings),
         rehearsal={"images": rehearsal, "seeds": seeds[:1]},
         clusters="scenes",
         **fields,
@@ -70,6 +70,7 @@ def bound_claim(**fields: Any) -> None:
         ("abs_rel", "delta1", "boundary_f1"),
         checkpoints=("prior", PAPER),
         shipped_arms=("reconstruction", "model"),
+        count=32,
         **fields,
     )
 

@@ -26,6 +26,7 @@ from minirestore.papers.depthmaster.losses import (
 )
 from minirestore.papers.depthmaster.method import PUBLISHED, DepthMaster, DepthMasterConfig, to_metres
 from minirestore.papers.depthmaster.network import SingleStepNetwork
+from minirestore.papers.depthmaster.released import load_official
 from minirestore.papers.depthmaster.targets import depth_target, normalise, to_space
 from minirestore.papers.depthmaster.teachers import DINOTeacher, FeatureTeacher, load_teacher
 
@@ -46,6 +47,7 @@ __all__ = [
     "double_input",
     "encode_depth",
     "feature_alignment",
+    "load_official",
     "load_teacher",
     "marigold_levels",
     "masked_mse",

@@ -23,9 +23,9 @@ def masked_mse(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
         ValueError: nothing is valid.
     """
     chosen = valid.expand_as(target)
-    if not chosen.any():
+    if not chosen.is_meta and not chosen.any():
         raise ValueError("valid: nothing is valid in this batch; leave such maps out")
-    return (prediction - target)[chosen].square().mean()
+    return torch.where(chosen, prediction - target, 0).square().sum() / chosen.sum()
 
 
 class AlignmentHead(nn.Sequential):

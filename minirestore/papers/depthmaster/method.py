@@ -292,6 +292,9 @@ class DepthMaster(nn.Module):
         images.check_images(image, "image", channels=(3,))
         if calls < 0 or samples < 1:
             raise ValueError(f"calls >= 0 and samples >= 1: got {calls} and {samples}")
+        if spacing and spacing not in SPACINGS:
+            raise ValueError(f"spacing: expected one of {', '.join(SPACINGS)}, got {spacing!r}")
+        generator = diffusion.BatchGenerator(0, 0) if generator is None else generator  # one for all samples
         side = self.config.longer_side if longer_side < 0 else longer_side
         small = image.to(next(self.autoencoder.parameters()).dtype)
         if side:
@@ -328,8 +331,8 @@ def to_metres(relative: Tensor, points: list[tuple[int, int, float]], space: str
         (1, 1, H, W) metres, positive.
 
     Raises:
-        ValueError: fewer than two points, one outside of the map or without a positive distance, or the same relative
-            depth at all of them.
+        ValueError: fewer than two points, one outside of the map, named twice or without a positive distance, or the
+            same relative depth at all of them.
     """
     from minirestore.metrics import align_depth
 
@@ -342,6 +345,8 @@ def to_metres(relative: Tensor, points: list[tuple[int, int, float]], space: str
         if not (0 <= column < W and 0 <= row < H and metres > 0):
             got = f"({column}, {row}, {metres})"
             raise ValueError(f"points: expected a pixel of the {W} x {H} map and a distance above 0, got {got}")
+    if len({(column, row) for column, row, _ in points}) < len(points):
+        raise ValueError("points: a pixel is named twice; give it one distance")
     known, valid = torch.zeros_like(relative), torch.zeros_like(relative, dtype=torch.bool)
     for column, row, metres in points:
         known[..., row, column], valid[..., row, column] = metres, True

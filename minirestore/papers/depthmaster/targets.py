@@ -49,12 +49,12 @@ def normalise(values: Tensor, valid: Tensor, quantiles: tuple[float, float] = QU
         raise ValueError(f"quantiles: expected 0 <= low < high <= 1, got {quantiles}")
     images.check_same_shape(values, valid, ("values", "valid"))
     counted, maps = valid & (values > 0), []
-    for i, (x, chosen) in enumerate(zip(values, counted, strict=True)):
-        if not chosen.any():
-            raise ValueError(f"valid: map {i} has no valid pixel; leave it out")
-        a, b = torch.quantile(x[chosen], x.new_tensor(quantiles))
+    if not values.is_meta and (empty := (~counted.flatten(1).any(1)).nonzero().flatten().tolist()):
+        raise ValueError(f"valid: map {empty[0]} has no valid pixel; leave it out")
+    for x, chosen in zip(values, counted, strict=True):
+        a, b = torch.nanquantile(torch.where(chosen, x, torch.nan), x.new_tensor(quantiles))
         flat = (b - a) < SMALLEST_RANGE * b
-        maps.append(torch.zeros_like(x) if flat else (2 * (x - a) / (b - a) - 1).clamp(-1, 1))
+        maps.append(torch.where(flat, 0, 2 * (x - a) / torch.where(flat, 1, b - a) - 1).clamp(-1, 1))
     return torch.stack(maps)
 
 

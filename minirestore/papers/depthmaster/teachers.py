@@ -5,9 +5,6 @@ already and was never published. Here any DINOv2 on this machine will do; the co
 class labels, stands in for it; and the same encoder with random weights is the control that the paper lacks.
 """
 
-from pathlib import Path
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -93,11 +90,11 @@ def load_teacher(name: str, scaling: str = "unit") -> nn.Module:
     if name in ("features", "random"):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            encoder = FeatureEncoder().eval()
+            encoder = FeatureEncoder()
         if name == "features" and not meta:
             encoder = load_encoder()
-        return FeatureTeacher(encoder).requires_grad_(False)
-    return DINOTeacher(_open_dino(name, meta).eval(), scaling).requires_grad_(False)
+        return FeatureTeacher(encoder).requires_grad_(False).eval()
+    return DINOTeacher(_open_dino(name, meta), scaling).requires_grad_(False).eval()
 
 
 def _open_dino(name: str, meta: bool) -> nn.Module:
@@ -107,9 +104,10 @@ def _open_dino(name: str, meta: bool) -> nn.Module:
         raise ImportError(f"teacher {name} needs transformers; install minirestore[full]") from None
     if meta and name in DINOV2:
         return Dinov2Model(Dinov2Config(image_size=518, patch_size=14, mlp_ratio=4, **DINOV2[name]))
-    options: dict[str, Any] = {"local_files_only": True, "dtype": torch.float32}
     try:
-        return Dinov2Model.from_pretrained(Path(name) if Path(name).is_dir() else name, **options)
+        if meta:
+            return Dinov2Model(Dinov2Config.from_pretrained(name, local_files_only=True))
+        return Dinov2Model.from_pretrained(name, local_files_only=True).float()
     except OSError:
         raise FileNotFoundError(
             f"teacher {name}: not on this machine; save it there with transformers, or choose features or random"
