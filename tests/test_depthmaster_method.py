@@ -985,6 +985,41 @@ def test_flips_move_picture_depth_and_validity_together():
     assert not torch.equal(found["depth"], flip(24, seeded(4))["depth"])
 
 
+def test_zoom_enlarges_windows_and_keeps_depth_with_its_picture(monkeypatch):
+    grid = torch.arange(32 * 32).view(1, 1, 32, 32)
+    image = (grid // 32 * 8).to(torch.uint8).expand(1, 3, -1, -1)
+    monkeypatch.setattr(recipes_data, "_rendered", lambda *rest: (image, 1.0 + grid, grid % 2 == 0))
+    plain, zoomed = (recipes.make_data(DataConfig(**{**RGBD, "zoom": zoom, "augment": "none"}))(40, seeded())
+                     for zoom in (1.0, 2.0))  # fmt: skip
+    assert (plain["depth"] == 1.0 + grid).all()
+    depth = zoomed["depth"].long() - 1
+    assert torch.equal(zoomed["valid"], depth % 2 == 0)  # nothing is mixed
+    rows, columns = depth // 32, depth % 32
+    heights = rows.amax((1, 2, 3)) - rows.amin((1, 2, 3)) + 1
+    assert torch.equal(heights, columns.amax((1, 2, 3)) - columns.amin((1, 2, 3)) + 1)
+    assert heights.min() >= 16 and heights.max() <= 32 and len(heights.unique()) > 6
+    assert (zoomed["clean"] * 255 / 8 - rows).abs().max() < 1  # the picture shows the same window
+    assert len(rows.amin((1, 2, 3)).unique()) > 4 and len(columns.amin((1, 2, 3)).unique()) > 4
+
+
+def test_jitter_changes_pictures_and_nothing_else():
+    plain, found = (recipes.make_data(DataConfig(**{**RGBD, "jitter": jitter, "augment": "none"}))(6, seeded())
+                    for jitter in (0.0, 0.4))  # fmt: skip
+    assert torch.equal(plain["depth"], found["depth"]) and torch.equal(plain["valid"], found["valid"])
+    inside = (plain["clean"] > 0.05) & (found["clean"] < 1)
+    x, y = plain["clean"], found["clean"]
+    for i in range(6):
+        slopes = []
+        for channel in range(3):
+            chosen = inside[i, channel]
+            a, b = x[i, channel][chosen].double().log(), y[i, channel][chosen].double().log()
+            slope, shift = np.polyfit(a, b, 1)
+            assert np.abs(slope * a.numpy() + shift - b.numpy()).max() < 1e-4 and abs(shift) <= 0.2 + 1e-4
+            slopes.append(slope)
+        assert max(slopes) - min(slopes) < 1e-3 and abs(np.log(slopes[0])) <= 0.4 + 1e-3
+    assert (x != y).flatten(1).any(1).all()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [({**RGBD, "families": ("street", "forest")}, "families: for the source rgbd, among room"),
@@ -992,6 +1027,8 @@ def test_flips_move_picture_depth_and_validity_together():
      ({**RGBD, "sigma": 25.0}, "pictures with depth stay as they are; set sigma to 0"),
      ({**RGBD, "blur": "linear"}, "pictures with depth stay as they are"),
      ({**RGBD, "crop": 16}, "crop: rgbd has whole scenes"),
+     ({**RGBD, "zoom": 0.5}, "zoom >= 1, jitter >= 0"), ({**RGBD, "jitter": -0.1}, "zoom >= 1, jitter >= 0"),
+     ({"zoom": 1.5}, "for the source rgbd"), ({"jitter": 0.2}, "for the source rgbd"),
      ({"source": "depth:Hypersim", "augment": "flip"}, "pictures with depth stay as they are"),
      ({**RGBD, "augment": "eightfold"}, "augment: depth knows which way is up; choose flip or none"),
      ({"source": "depth:Hypersim", "sigma": 0.0}, "augment: depth knows which way is up; choose flip or none")],

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minirestore import datasets, degradations, diffusion
@@ -48,6 +49,9 @@ class DataConfig:
         recolour: share of the crops that get their channels in random order, and chroma (what differs from their mean)
             times a random factor between 1 and `VIVID`; with 1 all hues are frequent, saturated ones, too. For the
             ``mixed`` sources.
+        zoom: scenes of ``rgbd`` are enlarged up to so much, around a random place: other fields of view; 1 leaves them.
+        jitter: of the pictures of ``rgbd``: a gamma within ``exp(+-jitter)`` for each, and a gain within
+            ``exp(+-jitter / 2)`` for each of its channels; 0 leaves them.
         prepared: number of crops that are drawn, degraded and put through the method's frozen networks once, before the
             training, which then draws from their results; 0 does all that anew in every step. For methods that have
             ``prepare``.
@@ -68,6 +72,8 @@ class DataConfig:
     low_resolution: str = ""
     augment: str = "eightfold"
     recolour: float = 0.0
+    zoom: float = 1.0
+    jitter: float = 0.0
     prepared: int = 0
     mixup: bool = False
     seed: int = 0
@@ -85,6 +91,8 @@ class DataConfig:
             raise ValueError(f"augment: expected one of {', '.join(AUGMENTATIONS)}, got {self.augment!r}")
         if self.families and (self.source != "rgbd" or not set(self.families) <= set(FAMILIES)):
             raise ValueError(f"families: for the source rgbd, among {', '.join(FAMILIES)}; got {self.families}")
+        if self.zoom < 1 or not self.jitter >= 0 or (self.source != "rgbd" and (self.zoom > 1 or self.jitter)):
+            raise ValueError(f"zoom >= 1, jitter >= 0, for the source rgbd: got {self.zoom} and {self.jitter}")
         if self.source == "rgbd" and self.crop != self.image_size:
             raise ValueError("crop: rgbd has whole scenes; set it to image_size")
         degraded = (self.sigma, self.blur, self.rain, self.pipeline, self.low_resolution, self.mixup)
@@ -296,9 +304,40 @@ def _scenes_with_depth(data: DataConfig, device: str | torch.device) -> MakeBatc
     def make_batch(batch_size: int, generator: torch.Generator) -> dict[str, Tensor]:
         which = torch.randint(len(image), (batch_size,), generator=generator).to(image.device)
         batch = {"clean": image[which].float() / 255, "depth": depth[which], "valid": valid[which]}
+        if data.zoom > 1:
+            batch = _zoomed(batch, data.zoom, generator)
+        if data.jitter:
+            batch["clean"] = _jittered(batch["clean"], data.jitter, generator)
         return _flipped(batch, generator) if data.augment == "flip" else batch
 
     return make_batch
+
+
+def _zoomed(batch: dict[str, Tensor], zoom: float, generator: torch.Generator) -> dict[str, Tensor]:
+    """Each picture with its maps enlarged by a factor of its own from [1, zoom], pictures bilinearly, maps not mixed.
+
+    Cutting a window out moves the principal point and lengthens the focal length; planar depth stays what it is.
+    """
+    size = batch["clean"].shape[-1]
+    sides = (size / (1 + (zoom - 1) * torch.rand(len(batch["clean"]), generator=generator))).int().tolist()
+    places = torch.rand(len(sides), 2, generator=generator).tolist()
+    parts: dict[str, list[Tensor]] = {key: [] for key in batch}
+    for i, (side, place) in enumerate(zip(sides, places, strict=True)):
+        top, left = (int(x * (size - side + 1)) for x in place)
+        for key, x in batch.items():
+            window = x[i : i + 1, :, top : top + side, left : left + side].float()
+            mode = {"mode": "bilinear", "align_corners": False} if key == "clean" else {"mode": "nearest-exact"}
+            parts[key].append(F.interpolate(window, (size, size), **mode).to(x.dtype))
+    return {key: torch.cat(part) for key, part in parts.items()}
+
+
+def _jittered(x: Tensor, jitter: float, generator: torch.Generator) -> Tensor:
+    """Pictures with a gamma each, and a gain for each channel."""
+    gamma, gain = (
+        torch.exp(spread * (2 * torch.rand(len(x), channels, 1, 1, generator=generator) - 1)).to(x.device)
+        for spread, channels in ((jitter, 1), (jitter / 2, 3))
+    )
+    return (x**gamma * gain).clamp(0, 1)
 
 
 def _pictures_with_depth(data: DataConfig) -> MakeBatch:

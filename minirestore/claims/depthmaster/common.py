@@ -100,7 +100,7 @@ def trained(job: Job, arm: str):
     return trained_file(job, PAPER, settings, trained(job, start) if start else None, ("prior", "features"))
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=256)
 def scenes_of(group: str, materials: int = 0, count: int = GROUP, side: int = SIDE):
     """Scenes of ``family/number``: pictures (count, 3, S, S), metres and validity (count, 1, S, S)."""
     from minirestore import scenes
