@@ -774,8 +774,14 @@ say("C12", supported="Aligned in the middle is better than aligned early.",
 # %%
 stages, losses = current("C17", "C17b", "C16", "C13"), current("C14", "C14b")
 blocks, once = current("C18", "C18b", "C18c"), current("C15")
-arms = {arm: stages for arm in ("plain", "latents again", "pixels")} | {"pixels + L_h": losses or blocks}
-arms |= {"pixels + Huber": losses, "Fourier": blocks, "spatial": blocks, "Fourier, released": blocks}
+arms = {"plain": stages, "latents again": stages, "pixels": stages or losses}
+arms |= {
+    "pixels + L_h": losses or blocks,
+    "pixels + Huber": losses,
+    "Fourier": blocks,
+    "spatial": blocks,
+    "Fourier, released": blocks,
+}
 arms |= {"pixels at once": stages, "pixels + L_h at once": once, "Fourier at once": once}
 compare(arms, "boundary_f1", "abs_rel")
 
