@@ -200,7 +200,7 @@ def test_two_known_distances_give_metres(capsys, photo, weights, tmp_path):
         (["--known", "3,4=2.5", "--known", "37,4=3"], "expected a pixel of the 37 x 29 map and a distance above 0"),
         (["--known", "3,4=2.5", "--known", "4,29=3"], "got (4, 29, 3.0)"),
         (["--known=-1,4=2.5", "--known", "4,9=3"], "got (-1, 4, 2.5)"),
-        (["--known", "3,4=2.5", "--known", "3,4=2.5"], "the relative depth is the same at all of them"),
+        (["--known", "3,4=2.5", "--known", "3,4=2.5"], "a pixel is named twice"),
         (["--known", "3,4=0", "--known", "4,9=3"], "a distance above 0"),
         (["--known", "3,4=inf", "--known", "4,9=3"], "finite"),
         (["--known", "3,4"], "--known: expected COLUMN,ROW=METRES such as 120,400=2.5, got '3,4'"),

@@ -72,7 +72,7 @@ def test_a_batch_of_pairs_is_not_degraded_further_and_stays_paired(folder):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: datasets.files("GoPro"), "source: expected folder:NAME or pairs:NAME, got 'GoPro'"),
+        (lambda: datasets.files("GoPro"), "source: expected folder:NAME, pairs:NAME or depth:NAME, got 'GoPro'"),
         (lambda: datasets.files("pairs:"), "source: expected folder:NAME"),
         (lambda: DataConfig("pairs:GoPro", sigma=0.0, blur="linear"), "pairs bring their own degradation"),
         (lambda: DataConfig("pairs:GoPro"), "pairs bring their own degradation"),
