@@ -186,6 +186,14 @@ def methods_command(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def add_method_options(parser: argparse.ArgumentParser) -> None:
+    """What every command takes that loads a method and runs it."""
+    parser.add_argument("--seed", type=int, default=0, help="seed of all randomness (default: 0)")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    parser.add_argument("--checkpoint", metavar="NAME", help="another checkpoint: a name or a .safetensors file")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="method option; repeatable")
+
+
 def add_restore(commands: argparse._SubParsersAction) -> None:
     """``minirestore restore``."""
     parser = commands.add_parser(
@@ -202,13 +210,10 @@ def add_restore(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("output", type=Path, metavar="OUT", help="file to write, such as out.png")
     parser.add_argument("--method", required=True, help="a name from `minirestore methods`")
     parser.add_argument("--steps", type=int, help="network calls per sample (default: the method's)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of all randomness (default: 0)")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     parser.add_argument(
         "--tile", type=int, metavar="PIXELS", help="work on overlapping tiles of this side, to bound memory"
     )
-    parser.add_argument("--checkpoint", metavar="NAME", help="another checkpoint: a name or a .safetensors file")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="method option; repeatable")
+    add_method_options(parser)
     parser.set_defaults(handler=restore_command)
 
 
@@ -259,10 +264,7 @@ def add_depth(commands: argparse._SubParsersAction) -> None:
         metavar="COLUMN,ROW=METRES",
         help="distance of a pixel, counted from the top left; twice or more for metres",
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of all randomness (default: 0)")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    parser.add_argument("--checkpoint", metavar="NAME", help="another checkpoint: a name or a .safetensors file")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="method option; repeatable")
+    add_method_options(parser)
     parser.set_defaults(handler=depth_command)
 
 

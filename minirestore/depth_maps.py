@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from minirestore import images
 from minirestore.checkpoints import write_atomically
 
 COLOURS = "Spectral"
@@ -41,8 +42,7 @@ def write(folder: str | Path, name: str, relative: Tensor, near_is: int, metres:
     folder = Path(folder)
     near = relative if near_is else 1 - relative
     arrays = {"relative": relative[0, 0].float().cpu().numpy(), "near_is": np.array(near_is)}
-    colour = (colour_map(near)[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
-    pictures = {f"{name}_depth.png": sixteen_bits(relative), f"{name}_colour.png": colour}
+    pictures = {f"{name}_depth.png": sixteen_bits(relative), f"{name}_colour.png": images.to_uint8(colour_map(near))}
     if metres is not None:
         arrays["metres"] = metres[0, 0].float().cpu().numpy()
         millimetres = (1000 * metres[0, 0].double()).round().clamp(0, FURTHEST_MILLIMETRES)

@@ -987,12 +987,14 @@ def test_flips_move_picture_depth_and_validity_together():
 
 def test_zoom_enlarges_windows_and_keeps_depth_with_its_picture(monkeypatch):
     grid = torch.arange(32 * 32).view(1, 1, 32, 32)
-    image = (grid // 32 * 8).to(torch.uint8).expand(1, 3, -1, -1)
-    monkeypatch.setattr(recipes_data, "_rendered", lambda *rest: (image, 1.0 + grid, grid % 2 == 0))
+    image, metres = (grid // 32 * 8).to(torch.uint8).expand(1, 3, -1, -1), (1.0 + grid) / 16
+    monkeypatch.setattr(
+        recipes_data, "_rendered", lambda *rest: {"image": image, "depth": metres, "valid": grid % 2 == 0}
+    )
     plain, zoomed = (recipes.make_data(DataConfig(**{**RGBD, "zoom": zoom, "augment": "none"}))(40, seeded())
                      for zoom in (1.0, 2.0))  # fmt: skip
-    assert (plain["depth"] == 1.0 + grid).all()
-    depth = zoomed["depth"].long() - 1
+    assert (plain["depth"] == metres).all()
+    depth = (16 * zoomed["depth"]).long() - 1
     assert torch.equal(zoomed["valid"], depth % 2 == 0)  # nothing is mixed
     rows, columns = depth // 32, depth % 32
     heights = rows.amax((1, 2, 3)) - rows.amin((1, 2, 3)) + 1

@@ -261,15 +261,29 @@ def _mixed(clean: Tensor, degraded: Tensor, generator: torch.Generator) -> dict[
     return {name: weight * x + (1 - weight) * x[other] for name, x in pair.items()}
 
 
-def _labelled_scenes(data: DataConfig, device: str | torch.device) -> MakeBatch:
-    """Random crops of ray-cast scenes with their pixel classes."""
+@functools.lru_cache(maxsize=1)
+def _rendered(families: tuple[str, ...], count: int, size: int, seed: int) -> dict[str, Tensor]:
+    """Ray-cast scenes, ``count`` of each family: ``image`` and ``labels`` uint8, ``depth`` in metres, ``valid``.
+
+    The last ones are kept, as several trainings may share them.
+    """
     from minirestore import scenes
 
-    per_family = -(-data.images // len(scenes.FAMILIES))
-    parts = [scenes.render_scenes(per_family, data.image_size, data.seed, family=family) for family in scenes.FAMILIES]
-    clean = torch.cat([(part["image"] * 255).round().to(torch.uint8) for part in parts]).to(device)
-    labels = torch.cat([part["labels"].to(torch.uint8) for part in parts]).to(device)
-    both = scenes.CropPool(torch.cat([clean, labels], dim=1))
+    parts, bar = [], progress_bar(count * len(families), "scenes")
+    for family in families:
+        for start in range(0, count, RENDERED_AT_ONCE):
+            part = scenes.render_scenes(min(RENDERED_AT_ONCE, count - start), size, seed, family=family, start=start)
+            image, labels = (part["image"] * 255).round().to(torch.uint8), part["labels"].to(torch.uint8)
+            parts.append({"image": image, "labels": labels, "depth": part["depth"], "valid": part["valid"]})
+            bar.update(len(image))
+    bar.close()
+    return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+
+
+def _labelled_scenes(data: DataConfig, device: str | torch.device) -> MakeBatch:
+    """Random crops of ray-cast scenes with their pixel classes."""
+    drawn = _rendered(FAMILIES, -(-data.images // len(FAMILIES)), data.image_size, data.seed)
+    both = CropPool(torch.cat([drawn["image"], drawn["labels"]], dim=1).to(device))
 
     def make_batch(batch_size: int, generator: torch.Generator) -> dict[str, Tensor]:
         crops = both.sample(batch_size, data.crop, generator, data.augment)
@@ -278,28 +292,12 @@ def _labelled_scenes(data: DataConfig, device: str | torch.device) -> MakeBatch:
     return make_batch
 
 
-@functools.lru_cache(maxsize=1)
-def _rendered(families: tuple[str, ...], count: int, size: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Scenes, ``count`` of each family: uint8 pictures, metres, validity; kept, as several trainings may share them."""
-    from minirestore import scenes
-
-    parts, bar = [], progress_bar(count * len(families), "scenes")
-    for family in families:
-        for start in range(0, count, RENDERED_AT_ONCE):
-            part = scenes.render_scenes(min(RENDERED_AT_ONCE, count - start), size, seed, family=family, start=start)
-            image = (part["image"] * 255).round().to(torch.uint8)
-            parts.append((image, part["depth"], part["valid"] & (part["depth"] < FARTHEST)))
-            bar.update(len(image))
-    bar.close()
-    image, depth, valid = (torch.cat(column) for column in zip(*parts, strict=True))
-    return image, depth, valid
-
-
 def _scenes_with_depth(data: DataConfig, device: str | torch.device) -> MakeBatch:
     """Whole ray-cast scenes with depth in metres, valid up to `FARTHEST`."""
     families = data.families or FAMILIES
     drawn = _rendered(families, -(-data.images // len(families)), data.image_size, data.seed)
-    image, depth, valid = (x.to(device) for x in drawn)
+    image, depth = drawn["image"].to(device), drawn["depth"].to(device)
+    valid = drawn["valid"].to(device) & (depth < FARTHEST)
 
     def make_batch(batch_size: int, generator: torch.Generator) -> dict[str, Tensor]:
         which = torch.randint(len(image), (batch_size,), generator=generator).to(image.device)
@@ -382,18 +380,15 @@ def _low_resolution_pairs(pool: CropPool, data: DataConfig) -> MakeBatch:
 
 def _mixed_kinds(data: DataConfig, device: str | torch.device) -> MakeBatch:
     """Random crops of dead leaves (kind 1), ray-cast scenes (2) and, if asked for, their depth maps (3)."""
-    from minirestore import scenes
-
-    number = -(-data.images // (2 * len(scenes.FAMILIES)))
-    rendered = [scenes.render_scenes(number, data.image_size, data.seed, family=family) for family in scenes.FAMILIES]
-    count = number * len(scenes.FAMILIES)
-    leaves = scenes.CropPool.dead_leaves(count, data.image_size, data.seed, depth_of_field=data.depth_of_field)
-    parts = [leaves.images, torch.cat([(part["image"] * 255).round().to(torch.uint8) for part in rendered])]
+    drawn = _rendered(FAMILIES, -(-data.images // (2 * len(FAMILIES))), data.image_size, data.seed)
+    count = len(drawn["image"])
+    leaves = CropPool.dead_leaves(count, data.image_size, data.seed, depth_of_field=data.depth_of_field)
+    parts = [leaves.images, drawn["image"]]
     if data.source == "mixed_depth":
-        grey = torch.cat([depth_as_grey(part["depth"], part["valid"]) for part in rendered])
+        grey = depth_as_grey(drawn["depth"], drawn["valid"])
         parts.append((grey * 255).round().to(torch.uint8).expand(-1, 3, -1, -1))
     kinds = [torch.full_like(part[:, :1], kind) for kind, part in enumerate(parts, 1)]
-    pool = scenes.CropPool(torch.cat([torch.cat(parts), torch.cat(kinds)], dim=1).to(device))
+    pool = CropPool(torch.cat([torch.cat(parts), torch.cat(kinds)], dim=1).to(device))
 
     def make_batch(batch_size: int, generator: torch.Generator) -> dict[str, Tensor]:
         crops = pool.sample(batch_size, data.crop, generator, data.augment)

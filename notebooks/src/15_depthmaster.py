@@ -381,7 +381,7 @@ show(figure, alt=f"Middle of two depth maps; AbsRel and F1 of what goes through 
 
 # %%
 z_depth = paper.encode_depth(first.autoencoder, paper.depth_target(*street[1:]))
-schedulers = {name: denoising.ddim_scheduler(*first.schedule[:3], name) for name in denoising.SPACINGS}
+schedulers = {name: denoising.ddim_scheduler(*first.schedule, name) for name in denoising.SPACINGS}
 for name, scheduler in schedulers.items():
     for steps in (1, 4):
         scheduler.set_timesteps(steps)

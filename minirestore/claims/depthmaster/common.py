@@ -153,8 +153,8 @@ def _measured(checkpoint: str, options: tuple[tuple[str, Any], ...], group: str,
         generator = diffusion.BatchGenerator(FIRST_SEED + seed, materials)
         relative = model.predict(image.to(device), generator, **dict(options)).cpu()
         metres.append(aligned(relative, depth, valid, model.config.space))
-    difference = ((metres[0] - metres[1]).abs() / depth.clamp(min=1e-6))[valid]
-    return {**compare(metres[0], depth, valid), "texture_spread": difference.mean().item()}
+    spread = ((metres[0] - metres[1]).abs() / depth.clamp(min=1e-6))[valid]
+    return {**compare(metres[0], depth, valid), "texture_spread": spread.mean().item()}
 
 
 def difference(metric: str, first: str, second: str):

@@ -25,7 +25,7 @@ from minirestore.papers.depthmaster.losses import (
     stage2_loss,
     valid_latents,
 )
-from minirestore.papers.depthmaster.network import TAPS, SingleStepNetwork
+from minirestore.papers.depthmaster.network import TAPS, TIMESTEP, SingleStepNetwork
 from minirestore.papers.depthmaster.targets import QUANTILES, SPACES, depth_target
 from minirestore.papers.depthmaster.teachers import INPUTS, load_teacher
 from minirestore.prior import LatentPrior, load_prior
@@ -141,7 +141,8 @@ class DepthMaster(nn.Module):
         self.autoencoder = prior.autoencoder.requires_grad_(False)
         # start and end of the empty prompt; what pads it has no influence on them
         self.register_buffer("context", prior.contexts(0).detach()[:, :TOKENS], persistent=False)
-        self.schedule = (prior.config.T, prior.config.beta_start, prior.config.beta_end, c.spacing)
+        self.schedule = (prior.config.T, prior.config.beta_start, prior.config.beta_end)
+        self.register_buffer("levels", marigold_levels(*self.schedule, c.spacing), persistent=False)
         unet = prior.network.requires_grad_(True)
         if not c.pretrained:
             unet = type(unet).from_config(unet.config)
@@ -225,8 +226,8 @@ class DepthMaster(nn.Module):
 
     def _denoising_loss(self, batch: dict[str, Tensor], generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Masked error of the velocity at random timesteps, and the tapped features."""
-        z, T = batch["z_depth"], self.schedule[0]
-        levels = marigold_levels(*self.schedule).to(z.device)
+        z, levels = batch["z_depth"], self.levels
+        T = len(levels)
         t = diffusion.random_times(len(z), T, generator, z.device)
         noise = multi_resolution_noise(tuple(z.shape), t, T, generator).to(z)
         z_t = diffusion.add_noise(z, noise, levels[t])
@@ -234,9 +235,8 @@ class DepthMaster(nn.Module):
         found, middle = self._call(torch.cat([batch["z_image"], z_t], dim=1), t)
         return masked_mse(found.float(), velocity.float(), batch["valid"]), middle
 
-    def _call(self, z: Tensor, t: Tensor | int | None = None) -> tuple[Tensor, Tensor]:
-        context = self.context.expand(len(z), -1, -1)
-        return self.network(z, context) if t is None else self.network(z, context, t)
+    def _call(self, z: Tensor, t: Tensor | int = TIMESTEP) -> tuple[Tensor, Tensor]:
+        return self.network(z, self.context.expand(len(z), -1, -1), t)
 
     def _run(self, z_image: Tensor, calls: int) -> tuple[list[Tensor], Tensor]:
         """The results of every call, and the tapped features of the last."""
@@ -259,7 +259,7 @@ class DepthMaster(nn.Module):
             return self._run(z_image, calls)[0][-1]
         generator = diffusion.BatchGenerator(0, 0) if generator is None else generator
         noise = diffusion.randn(z_image.shape, generator, z_image.device, z_image.dtype)
-        scheduler = ddim_scheduler(*self.schedule[:3], spacing)
+        scheduler = ddim_scheduler(*self.schedule, spacing)
         return denoise(lambda z, t: self._call(torch.cat([z_image, z], dim=1), t)[0], noise, scheduler, calls)
 
     @torch.no_grad()

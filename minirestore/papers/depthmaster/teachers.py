@@ -88,13 +88,15 @@ def load_teacher(name: str, scaling: str = "unit") -> nn.Module:
     """
     meta = torch.get_default_device().type == "meta"
     if name in ("features", "random"):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            encoder = FeatureEncoder()
-        if name == "features" and not meta:
-            encoder = load_encoder()
+        encoder = load_encoder() if name == "features" and not meta else _random_encoder()
         return FeatureTeacher(encoder).requires_grad_(False).eval()
     return DINOTeacher(_open_dino(name, meta), scaling).requires_grad_(False).eval()
+
+
+def _random_encoder() -> FeatureEncoder:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return FeatureEncoder()
 
 
 def _open_dino(name: str, meta: bool) -> nn.Module:
