@@ -170,8 +170,7 @@ def test_feature_alignment_survives_large_features():
 def block(**options):
     made = paper.FourierEnhancement(16, **options).double()
     weights = {name[3:]: value for name, value in BLOCK.items() if name.startswith("sd.")}
-    missing = made.load_state_dict(weights, strict=False)
-    assert not missing.unexpected_keys and set(missing.missing_keys) <= {"gamma"}
+    made.load_state_dict(weights)
     return made
 
 
@@ -213,10 +212,11 @@ def test_the_guard_bounds_the_gradient_where_they_are_not():
 
 def test_with_a_way_around_the_block_begins_as_the_identity():
     x = BLOCK["x"]
-    assert torch.equal(block()(x), x)
-    made = block()
-    made.gamma.data.fill_(1)
-    close(made(x), x + block(residual=False)(x))
+    made = paper.FourierEnhancement(16).double()
+    assert torch.equal(made(x), x)
+    made(x).square().sum().backward()
+    assert made.fuse.weight.grad.abs().min() > 0  # it can leave the identity at the first step
+    close(block()(x), x + block(residual=False)(x))
 
 
 def test_the_released_block_begins_by_erasing_its_input():

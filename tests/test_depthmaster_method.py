@@ -380,7 +380,16 @@ def test_the_courses_own_features_teach():
     teacher = paper.load_teacher("features")
     found = teacher(x)
     assert found.shape == (1, teacher.width, 8, 12) and teacher.width == 96
-    assert torch.equal(found, load_encoder()(x)[-1])
+    expected = load_encoder()(x)[-1]
+    expected = (expected - expected.mean(1, keepdim=True)) / expected.std(1, keepdim=True, correction=0)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("name", ["features", "random"])
+def test_a_teacher_with_random_weights_pulls_as_much_as_a_trained_one(name):
+    tokens = paper.load_teacher(name)(photograph(64, 96)).flatten(2)
+    torch.testing.assert_close(tokens.mean(1), torch.zeros(1, 96), atol=1e-5, rtol=0)
+    torch.testing.assert_close(tokens.std(1, correction=0), torch.ones(1, 96))
 
 
 def test_the_random_teacher_is_always_the_same_and_draws_nothing():
@@ -553,14 +562,13 @@ def test_only_the_network_and_the_head_learn(settings):
     assert sum(map(count_parameters, [*frozen, *learning])) == count_parameters(made)
 
 
-@pytest.mark.parametrize(("name", "parameters"), [("residual", 48 * 24**2 + 10 * 24), ("released", 48 * 24**2 + 9 * 24),
-                                                  ("spatial", 48 * 24**2 + 10 * 24), ("none", 0)])  # fmt: skip
-def test_the_block_of_stage_2_is_the_one_asked_for(name, parameters):
+@pytest.mark.parametrize("name", ["residual", "released", "spatial", "none"])
+def test_the_block_of_stage_2_is_the_one_asked_for(name):
     made = small_method(stage="second", enhancement=name)
     block = made.network.enhancement
-    assert (0 if block is None else count_parameters(block)) == parameters
+    assert (0 if block is None else count_parameters(block)) == (0 if name == "none" else 48 * 24**2 + 9 * 24)
     if block is not None:
-        assert (block.gamma is None, block.spectral) == (name == "released", name != "spatial")
+        assert (block.residual, block.spectral) == (name != "released", name != "spatial")
         assert block.smallest == (0 if name == "released" else 1e-4)
     assert small_method(enhancement=name).network.enhancement is None
 
@@ -766,14 +774,14 @@ def test_a_file_that_lacks_something_else_starts_nothing(weights, tmp_path):
 
 def test_weights_of_a_second_stage_pass_unchanged():
     second = small_method(stage="second")
-    second.network.enhancement.gamma.data += 1
+    second.network.enhancement.fuse.bias.data += 1
     tensors = checkpoints.own_tensors(second, second.state_dict())
     other = small_method(stage="second")
     assert other.completed(tensors) is tensors
     checkpoints.fill(other, other.completed(tensors), "stage 2")
     assert torch.equal(other.predict(photograph()), second.predict(photograph()))
-    part = {name: value for name, value in tensors.items() if not name.endswith("gamma")}
-    with pytest.raises(ValueError, match="does not fit this module: network.enhancement.gamma"):
+    part = {name: value for name, value in tensors.items() if not name.endswith("fuse.bias")}
+    with pytest.raises(ValueError, match="does not fit this module: network.enhancement.fuse.bias"):
         checkpoints.fill(other, other.completed(part), "stage 2")
 
 
@@ -964,12 +972,12 @@ def test_families_share_the_scenes():
     assert which == {0, 1, 2, 3}
 
 
-def test_no_family_named_stands_for_all(monkeypatch):
+def test_no_family_named_stands_for_those_of_the_other_sources(monkeypatch):
     asked = []
     own = recipes_data._rendered
     monkeypatch.setattr(recipes_data, "_rendered", lambda *rest: asked.append(rest) or own(("boxes",), 1, 32, 0))
     recipes.make_data(DataConfig(**RGBD))
-    assert asked == [(scenes.FAMILIES, -(-4 // len(scenes.FAMILIES)), 32, 0)]
+    assert asked == [(recipes.data.DEFAULT_FAMILIES, 1, 32, 0)]
 
 
 def test_flips_move_picture_depth_and_validity_together():
@@ -1022,6 +1030,36 @@ def test_jitter_changes_pictures_and_nothing_else():
     assert (x != y).flatten(1).any(1).all()
 
 
+def test_of_two_scenes_together_the_nearer_surface_is_seen():
+    generator = seeded()
+
+    def noise():
+        return torch.rand(200, 1, 8, 8, generator=generator)
+
+    one, two = ({"clean": torch.full((200, 3, 8, 8), grey), "depth": 1 + 80 * noise(), "valid": noise() < 0.8}
+                for grey in (0.2, 0.7))  # fmt: skip
+    found = recipes_data._united(one, two, 1.0, seeded(1))
+    second = found["clean"][:, :1] == 0.7
+    factor = torch.stack(
+        [(d / e)[chosen].median() for d, e, chosen in zip(found["depth"], two["depth"], second, strict=True)]
+    )
+    assert factor.log().abs().max() <= 0.6 and 0.25 < factor.log().std() < 0.45  # uniform: 0.35
+    enlarged = two["depth"] * factor.view(-1, 1, 1, 1)
+    wanted = two["valid"] & (enlarged < 80) & (~one["valid"] | (enlarged < one["depth"]))
+    assert torch.equal(second, wanted)
+    close(found["depth"], torch.where(second, enlarged, one["depth"]), rtol=1e-5)
+    assert torch.equal(found["valid"], second | one["valid"])
+    some = recipes_data._united(one, two, 0.3, seeded(1))["clean"].flatten(1).amax(1) == 0.7
+    assert 40 < some.sum() < 80
+
+
+def test_a_share_of_the_scenes_is_joined_by_others():
+    none, all_ = (recipes.make_data(DataConfig(**RGBD, families=("boxes",), unions=share))(16, seeded())
+                  for share in (0.0, 1.0))  # fmt: skip
+    assert (all_["depth"] <= none["depth"]).all() and (all_["depth"] < none["depth"]).flatten(1).any(1).sum() > 10
+    assert not torch.equal(all_["clean"], none["clean"])
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [({**RGBD, "families": ("street", "forest")}, "families: for the source rgbd, among room"),
@@ -1030,6 +1068,7 @@ def test_jitter_changes_pictures_and_nothing_else():
      ({**RGBD, "blur": "linear"}, "pictures with depth stay as they are"),
      ({**RGBD, "crop": 16}, "crop: rgbd has whole scenes"),
      ({**RGBD, "zoom": 0.5}, "zoom >= 1, jitter >= 0"), ({**RGBD, "jitter": -0.1}, "zoom >= 1, jitter >= 0"),
+     ({**RGBD, "unions": 1.5}, "unions: a share in"), ({"unions": 0.5}, "unions: a share in"),
      ({"zoom": 1.5}, "for the source rgbd"), ({"jitter": 0.2}, "for the source rgbd"),
      ({"source": "depth:Hypersim", "augment": "flip"}, "pictures with depth stay as they are"),
      ({**RGBD, "augment": "eightfold"}, "augment: depth knows which way is up; choose flip or none"),

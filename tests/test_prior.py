@@ -387,7 +387,7 @@ def test_the_shipped_autoencoders_keep_photographs_and_their_colours(name, least
 
 def test_the_shipped_autoencoder_keeps_depth_drawn_in_grey():
     model, found = load_autoencoder("prior/vae"), []
-    for family in scenes.FAMILIES:
+    for family in recipes.data.DEFAULT_FAMILIES:
         part = scenes.render_scenes(4, 160, 500, family=family)
         depth, valid = part["depth"], part["valid"]
         grey = recipes.depth_as_grey(depth, valid)

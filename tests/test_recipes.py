@@ -205,7 +205,7 @@ def test_labelled_scenes_keep_labels_whole():
     assert batch["labels"].shape == (4, 1, 16, 16)
     from minirestore import scenes
 
-    whole = torch.cat([scenes.render_scenes(1, 32, 0, family=f)["labels"] for f in scenes.FAMILIES])
+    whole = torch.cat([scenes.render_scenes(1, 32, 0, family=f)["labels"] for f in recipes.data.DEFAULT_FAMILIES])
     assert set(batch["labels"].unique().tolist()) <= set(whole.unique().tolist())
 
 

@@ -544,11 +544,28 @@ def test_families_show_what_their_names_say():
         "boxes": {"box"},
         "poles": {"pole"},
         "text": {"board", "text"},
+        "workshop": {"ground", "furniture", "vehicle", "box"},
     }
     for family, names in expected.items():
         labels = scenes.render_scenes(3, 64, 1, family)["labels"].unique().tolist()
         assert names <= {scenes.LABELS[k] for k in labels}
     assert scenes.LABELS[0] == "sky" and len(set(scenes.LABELS)) == len(scenes.LABELS) <= 16
+
+
+def test_what_stands_in_a_workshop_stands_on_its_floor():
+    for index in range(4):
+        drawn = layouts.draw_scene("workshop", 1, index, 0)
+        centre, half = drawn["solids"][:, 1:4], drawn["solids"][:, 4:7]
+        floor = centre[0, 1] - half[0, 1]
+        discs = (drawn["labels"] == scenes.LABELS.index("vehicle")) & (drawn["solids"][:, 0] == layouts.CYLINDER)
+        discs &= half[:, 1] < half[:, 0]
+        assert discs.sum() == 4
+        np.testing.assert_allclose(centre[discs, 1] + half[discs, 0], floor, atol=1e-5)  # they lie on their rims
+        rotation = drawn["solids"][:, 7:16].reshape(-1, 3, 3)
+        np.testing.assert_allclose(
+            rotation @ rotation.transpose(0, 2, 1), np.tile(np.eye(3), (len(rotation), 1, 1)), atol=1e-5
+        )
+        assert (np.linalg.det(rotation) > 0).all()
 
 
 def test_thin_poles_are_thin_and_text_lies_on_its_board():

@@ -19,9 +19,11 @@ from minirestore.training import MakeBatch
 NOISE_SIGMA = 25.0
 MIXUP_BETA = 1.2
 VIVID = 3.0
+DEFAULT_FAMILIES = FAMILIES[:6]  # all but ``workshop``: the prior and the feature encoder have learned from these
 FARTHEST = 80.0  # metres: depth of a scene from here on is not valid, as in Virtual KITTI
 PREPARED_AT_ONCE = 8
 RENDERED_AT_ONCE = 64
+LARGEST_CHANGE = 0.6  # of the logarithm of the size of a scene that joins another
 PREPARATION = 4_000_000  # added to the seed of the data, lest a training's own noise be met again
 LARGEST_ON_DEVICE = 8 * 2**30  # bytes; a larger pool of photographs stays in the CPU's memory
 
@@ -36,7 +38,8 @@ class DataConfig:
             scenes with their depth in metres); or ``folder:NAME``, ``pairs:NAME`` or ``depth:NAME`` of `datasets`;
             pairs are not degraded further, and depth brings its own sizes.
         images, image_size: number and side of the pool's images.
-        families: of the scenes of ``rgbd``, equally many of each; none named stands for all.
+        families: of the scenes of ``rgbd``, equally many of each; none named stands for
+            `DEFAULT_FAMILIES`, which all other sources draw from.
         depth_of_field: range of the largest blur of each dead-leaves image, in pixels (see ``scenes.dead_leaves``).
         crop: side of a training crop.
         sigma: standard deviation of the added noise, in units of 1/255; 0 adds none.
@@ -52,6 +55,9 @@ class DataConfig:
         zoom: scenes of ``rgbd`` are enlarged up to so much, around a random place: other fields of view; 1 leaves them.
         jitter: of the pictures of ``rgbd``: a gamma within ``exp(+-jitter)`` for each, and a gain within
             ``exp(+-jitter / 2)`` for each of its channels; 0 leaves them.
+        unions: share of the pictures of ``rgbd`` in which two scenes stand together: of every pixel the nearer surface
+            is seen, after the second scene has been enlarged by a factor within ``exp(+-0.6)`` (which its picture does
+            not show). Light and shadows remain those of either scene.
         prepared: number of crops that are drawn, degraded and put through the method's frozen networks once, before the
             training, which then draws from their results; 0 does all that anew in every step. For methods that have
             ``prepare``.
@@ -74,6 +80,7 @@ class DataConfig:
     recolour: float = 0.0
     zoom: float = 1.0
     jitter: float = 0.0
+    unions: float = 0.0
     prepared: int = 0
     mixup: bool = False
     seed: int = 0
@@ -93,6 +100,8 @@ class DataConfig:
             raise ValueError(f"families: for the source rgbd, among {', '.join(FAMILIES)}; got {self.families}")
         if self.zoom < 1 or not self.jitter >= 0 or (self.source != "rgbd" and (self.zoom > 1 or self.jitter)):
             raise ValueError(f"zoom >= 1, jitter >= 0, for the source rgbd: got {self.zoom} and {self.jitter}")
+        if not 0 <= self.unions <= 1 or (self.unions and self.source != "rgbd"):
+            raise ValueError(f"unions: a share in [0, 1], for the source rgbd, got {self.unions}")
         if self.source == "rgbd" and self.crop != self.image_size:
             raise ValueError("crop: rgbd has whole scenes; set it to image_size")
         degraded = (self.sigma, self.blur, self.rain, self.pipeline, self.low_resolution, self.mixup)
@@ -282,7 +291,7 @@ def _rendered(families: tuple[str, ...], count: int, size: int, seed: int) -> di
 
 def _labelled_scenes(data: DataConfig, device: str | torch.device) -> MakeBatch:
     """Random crops of ray-cast scenes with their pixel classes."""
-    drawn = _rendered(FAMILIES, -(-data.images // len(FAMILIES)), data.image_size, data.seed)
+    drawn = _rendered(DEFAULT_FAMILIES, -(-data.images // len(DEFAULT_FAMILIES)), data.image_size, data.seed)
     both = CropPool(torch.cat([drawn["image"], drawn["labels"]], dim=1).to(device))
 
     def make_batch(batch_size: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -294,12 +303,12 @@ def _labelled_scenes(data: DataConfig, device: str | torch.device) -> MakeBatch:
 
 def _scenes_with_depth(data: DataConfig, device: str | torch.device) -> MakeBatch:
     """Whole ray-cast scenes with depth in metres, valid up to `FARTHEST`."""
-    families = data.families or FAMILIES
+    families = data.families or DEFAULT_FAMILIES
     drawn = _rendered(families, -(-data.images // len(families)), data.image_size, data.seed)
     image, depth = drawn["image"].to(device), drawn["depth"].to(device)
     valid = drawn["valid"].to(device) & (depth < FARTHEST)
 
-    def make_batch(batch_size: int, generator: torch.Generator) -> dict[str, Tensor]:
+    def draw(batch_size: int, generator: torch.Generator) -> dict[str, Tensor]:
         which = torch.randint(len(image), (batch_size,), generator=generator).to(image.device)
         batch = {"clean": image[which].float() / 255, "depth": depth[which], "valid": valid[which]}
         if data.zoom > 1:
@@ -308,7 +317,24 @@ def _scenes_with_depth(data: DataConfig, device: str | torch.device) -> MakeBatc
             batch["clean"] = _jittered(batch["clean"], data.jitter, generator)
         return _flipped(batch, generator) if data.augment == "flip" else batch
 
+    def make_batch(batch_size: int, generator: torch.Generator) -> dict[str, Tensor]:
+        batch = draw(batch_size, generator)
+        return _united(batch, draw(batch_size, generator), data.unions, generator) if data.unions else batch
+
     return make_batch
+
+
+def _united(
+    batch: dict[str, Tensor], other: dict[str, Tensor], share: float, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Pictures joined, with probability ``share`` each, by one of ``other`` in another size: the nearer is seen."""
+    scale = torch.exp(LARGEST_CHANGE * (2 * torch.rand(len(batch["clean"]), 1, 1, 1, generator=generator) - 1))
+    chosen = torch.rand(len(scale), 1, 1, 1, generator=generator) < share
+    depth = other["depth"] * scale.to(other["depth"].device)
+    nearer = other["valid"] & (depth < FARTHEST) & (~batch["valid"] | (depth < batch["depth"]))
+    nearer &= chosen.to(nearer.device)
+    parts = {"clean": other["clean"], "depth": depth, "valid": other["valid"]}
+    return {key: torch.where(nearer, part, batch[key]) for key, part in parts.items()}
 
 
 def _zoomed(batch: dict[str, Tensor], zoom: float, generator: torch.Generator) -> dict[str, Tensor]:
@@ -380,7 +406,7 @@ def _low_resolution_pairs(pool: CropPool, data: DataConfig) -> MakeBatch:
 
 def _mixed_kinds(data: DataConfig, device: str | torch.device) -> MakeBatch:
     """Random crops of dead leaves (kind 1), ray-cast scenes (2) and, if asked for, their depth maps (3)."""
-    drawn = _rendered(FAMILIES, -(-data.images // (2 * len(FAMILIES))), data.image_size, data.seed)
+    drawn = _rendered(DEFAULT_FAMILIES, -(-data.images // (2 * len(DEFAULT_FAMILIES))), data.image_size, data.seed)
     count = len(drawn["image"])
     leaves = CropPool.dead_leaves(count, data.image_size, data.seed, depth_of_field=data.depth_of_field)
     parts = [leaves.images, drawn["image"]]

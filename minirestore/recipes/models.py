@@ -450,13 +450,16 @@ DIFFBIR = Recipe(
 # Two families of scenes, spheres and poles, are kept for evaluation
 _SCENES_WITH_DEPTH = DataConfig(
     "rgbd",
-    families=("room", "street", "boxes", "text"),
-    images=2400,
+    families=("room", "street", "boxes", "text", "workshop"),
+    images=3000,
     image_size=128,
     crop=128,
     sigma=0.0,
     augment="flip",
-    prepared=4800,
+    zoom=2.0,
+    jitter=0.4,
+    unions=0.5,
+    prepared=9600,
 )
 _PUBLISHED_DEPTH_TRAINING = TrainingConfig(
     steps=20_000,
@@ -491,7 +494,7 @@ DEPTHMASTER = Recipe(
             TrainingConfig(steps=20, batch_size=4, learning_rate=1e-3, warmup=5, ema_decay=0.9),
         ),
         "reduced": (
-            {"longer_side": 128},
+            {"longer_side": 160},
             _SCENES_WITH_DEPTH,
             TrainingConfig(steps=5000, batch_size=8, learning_rate=1e-3, weight_decay=0.0),
         ),
@@ -505,7 +508,7 @@ DEPTHMASTER = Recipe(
     implied=(
         ({"stage": "second"}, {
             "quick": {"learning_rate": 1e-4},
-            "reduced": {"steps": 1500, "batch_size": 4, "learning_rate": 2e-4, "ema_decay": 0.99},
+            "reduced": {"steps": 1500, "batch_size": 4, "learning_rate": 1e-4, "ema_decay": 0.99},
             "full": {"steps": 10_000, "accumulation": 32, "learning_rate": 3e-6, "final_learning_rate": 3e-8},
         }),
     ),

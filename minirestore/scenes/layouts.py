@@ -11,7 +11,7 @@ import numpy as np
 
 from minirestore.scenes.dead_leaves import TILE, TILES, palette
 
-FAMILIES = ("room", "street", "spheres", "boxes", "poles", "text")
+FAMILIES = ("room", "street", "spheres", "boxes", "poles", "text", "workshop")
 LABELS = (
     "sky",
     "ground",
@@ -67,8 +67,8 @@ def turn(yaw: float, pitch: float = 0.0, roll: float = 0.0) -> np.ndarray:
     return about_y @ about_x @ about_z
 
 
-def _room(layout: Layout) -> np.ndarray:
-    """A closed room with furniture, pictures and small things; returns the position of its lamp."""
+def _shell(layout: Layout) -> tuple[float, float, float, float, float]:
+    """A closed room; returns its floor, ceiling (y), left, right (x) and back wall (z)."""
     uniform = layout.rng.uniform
     floor, ceiling = uniform(1.1, 1.7), -uniform(0.9, 1.4)
     left, right, back, behind = -uniform(1.3, 3), uniform(1.3, 3), uniform(3.5, 7), -1.5
@@ -79,6 +79,13 @@ def _room(layout: Layout) -> np.ndarray:
     layout.add("wall", BOX, (left - 0.1, middle, 2), (0.1, height + 0.2, 8))
     layout.add("wall", BOX, (right + 0.1, middle, 2), (0.1, height + 0.2, 8))
     layout.add("wall", BOX, (0, middle, behind - 0.1), (6, height + 0.2, 0.1))
+    return floor, ceiling, left, right, back
+
+
+def _room(layout: Layout) -> np.ndarray:
+    """A closed room with furniture, pictures and small things; returns the position of its lamp."""
+    uniform = layout.rng.uniform
+    floor, ceiling, left, right, back = _shell(layout)
     for _ in range(6):
         half = uniform((0.15, 0.15, 0.15), (0.55, 0.9, 0.45))
         x, z = uniform(left + 0.3, right - 0.3), uniform(1.6, back - 0.3)
@@ -119,6 +126,76 @@ def _street(layout: Layout) -> np.ndarray:
         layout.standing("pole", CYLINDER, x, z, (0.15, 1.3, 0.15), floor)
         layout.add("foliage", SPHERE, (x, floor - 2.4 - radius * 0.7, z), [radius] * 3)
     return 500 * np.array([uniform(-0.8, 0.8), -uniform(0.5, 1), uniform(-0.8, 0.3)])
+
+
+def _workshop(layout: Layout) -> np.ndarray:
+    """A closed room with shelves and boxes, and before them two machines; returns the position of its lamp."""
+    uniform = layout.rng.uniform
+    floor, ceiling, left, right, back = _shell(layout)
+    for x in (left, right):
+        _shelf(layout, x * uniform(0.1, 0.7), back - uniform(0.25, 0.4), floor)
+    for _ in range(4):
+        half = uniform((0.1, 0.1, 0.1), (0.5, 0.6, 0.4))
+        x, z = uniform(left + 0.3, right - 0.3), uniform(2.5, back - 0.3)
+        layout.standing("box", BOX, x, z, half, floor, uniform(-0.8, 0.8))
+    near = uniform(1.6, 3)
+    _machine(layout, uniform(-0.25, 0.25) * near, near, floor)
+    z = uniform(2, back - 0.7)
+    _machine(layout, uniform(-0.6, 0.6) * z, z, floor)
+    return np.array([uniform(left * 0.6, right * 0.6), ceiling + 0.15, uniform(0.3, back * 0.7)])
+
+
+def _shelf(layout: Layout, x: float, z: float, floor: float) -> None:
+    """Two posts, three boards, and six boxes on them."""
+    uniform = layout.rng.uniform
+    width, height = uniform(0.4, 0.9), uniform(0.7, 1.1)
+    for sign in (-1, 1):
+        layout.standing("furniture", BOX, x + sign * width, z, (0.03, height, 0.2), floor)
+    for level in (0.2, 0.55, 0.9):
+        top = floor - 2 * height * level
+        layout.add("furniture", BOX, (x, top + 0.015, z), (width, 0.015, 0.2))
+        for sign in (-1, 1):
+            half = uniform((0.05, 0.05, 0.05), (0.4 * width, 0.25 * height, 0.2))
+            layout.standing("box", BOX, x + sign * uniform(0.4, 0.55) * width, z, half, top)
+
+
+def _machine(layout: Layout, x: float, z: float, floor: float) -> None:
+    """A compound in a box of its own: two discs on the floor, two bodies, eight tubes, two knobs."""
+    uniform = layout.rng.uniform
+    length, height, depth, yaw = uniform(0.4, 1), uniform(0.6, 1.3), uniform(0.1, 0.35), uniform(-1, 1)
+    own = turn(yaw)
+
+    def place(point) -> np.ndarray:
+        return np.array([x, floor, z]) + own @ point
+
+    radius = uniform(0.12, 0.38)
+    for sign in (-1, 1):
+        rim = (radius, uniform(0.02, 0.07), radius)
+        centre = place((sign * uniform(0.6, 0.9) * length, -radius, 0))
+        layout.add("vehicle", CYLINDER, centre, rim, turn(yaw + uniform(-0.3, 0.3), math.pi / 2))
+    for sign in (-1, 1):
+        half = uniform((0.15, 0.08, 0.4), (0.5, 0.2, 1)) * (length, height, depth)
+        centre = place((sign * uniform(0, 0.5) * length, -uniform(0.4, 0.85) * height, 0))
+        layout.add("vehicle", BOX, centre, half, own @ turn(0, 0, uniform(-0.4, 0.4)))
+    low = np.array([-length, -0.6 * height, -depth])
+    high = np.array([length, -0.1 * height, depth])
+    up = np.array([0, -0.4 * height, 0])
+    for k in range(8):
+        start, end = uniform(low, high), uniform(low + up, high + up)
+        along, thickness = end - start, uniform(0.012, 0.05)
+        half = (thickness, np.linalg.norm(along) / 2, thickness)
+        axes = own @ _upright(along)
+        layout.add("vehicle", CYLINDER, place((start + end) / 2), half, axes, same_material=k % 4 > 0)
+    for _ in range(2):
+        layout.add("vehicle", SPHERE, place(uniform(low + up, high + up)), [uniform(0.05, 0.18)] * 3)
+
+
+def _upright(along: np.ndarray) -> np.ndarray:
+    """A rotation that turns the y axis into the direction ``along``."""
+    y = along / np.linalg.norm(along)
+    x = np.cross(y, [0, 0, 1]) if abs(y[2]) < 0.9 else np.cross(y, [1, 0, 0])
+    x /= np.linalg.norm(x)
+    return np.stack([x, y, np.cross(x, y)], axis=1)
 
 
 def _stage(layout: Layout) -> tuple[float, float, np.ndarray]:
@@ -194,7 +271,15 @@ def _text(layout: Layout) -> np.ndarray:
     return lamp
 
 
-_BUILDERS = {"room": _room, "street": _street, "spheres": _spheres, "boxes": _boxes, "poles": _poles, "text": _text}
+_BUILDERS = {
+    "room": _room,
+    "street": _street,
+    "spheres": _spheres,
+    "boxes": _boxes,
+    "poles": _poles,
+    "text": _text,
+    "workshop": _workshop,
+}
 
 
 def draw_scene(family: str, seed: int, index: int, materials: int) -> dict[str, np.ndarray]:

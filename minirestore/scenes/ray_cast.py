@@ -237,7 +237,8 @@ def render_scenes(
         size: side in pixels, at least 8.
         seed: non-negative integer.
         family: ``room`` (closed, with furniture), ``street`` (open, with sky), ``spheres``, ``boxes``, ``poles``
-            (thin), or ``text`` (boards with letter-like strokes).
+            (thin), ``text`` (boards with letter-like strokes), or ``workshop`` (closed, shelves, and machines of discs,
+            tubes, boxes and spheres).
         materials: number of a set of materials. Scenes that differ only in it are twins: geometry, light, depth,
             objects and labels are identical, colours and textures are not.
         start: index of the first scene; scene i of the result is scene ``start + i`` of the seed.

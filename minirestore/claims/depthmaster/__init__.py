@@ -7,4 +7,4 @@ families that training has seen and of two that it has not.
 """
 
 # in the order of the report
-from minirestore.claims.depthmaster import exact, paradigms, alignment, second_stage  # noqa: F401, I001
+from minirestore.claims.depthmaster import exact, paradigms, alignment, second_stage, photograph  # noqa: F401, I001

@@ -12,13 +12,26 @@ SIDE = 128
 SEEN, UNSEEN = ("room", "street", "boxes", "text"), ("spheres", "poles")
 FIRST_SEED = 500  # of the scenes of evaluation; training has seed 0
 GROUP = 4  # scenes behind one row of a trained claim
-TRAINING = {"profile": "reduced", "images": 800, "prepared": 800, "batch_size": 8, "steps": 500, "warmup": 50}
+TRAINING = {
+    "profile": "reduced",
+    "longer_side": SIDE,
+    "families": SEEN,
+    "zoom": 1.0,
+    "jitter": 0.0,
+    "unions": 0.0,
+    "images": 800,
+    "prepared": 800,
+    "batch_size": 8,
+    "steps": 500,
+    "warmup": 50,
+}
 SECOND = {"stage": "second", "batch_size": 4, "steps": 200, "warmup": 20, "learning_rate": 2e-4}
 AT_ONCE = {**SECOND, "steps": 700, "warmup": 50, "learning_rate": 1e-3}
 # How the arms differ from a single step without alignment. ``start`` names the arm that a second stage goes on from.
 ARMS: dict[str, dict[str, Any]] = {
     "plain": {},
     "plain, longer": {"steps": 1000},
+    "varied": {"zoom": 2.0, "jitter": 0.4, "unions": 0.5},
     "random weights": {"pretrained": False},
     "denoising": {"paradigm": "denoising"},
     "denoising, 2023": {"paradigm": "denoising", "spacing": "leading"},
@@ -40,30 +53,39 @@ ARMS: dict[str, dict[str, Any]] = {
     "pixels + L_h at once": {**AT_ONCE, "enhancement": "none"},
     "Fourier at once": AT_ONCE,
 }
+GROUPS = tuple(f"{family}/{i}" for family in (*SEEN, *UNSEEN) for i in range(4))
 METRICS = ("abs_rel", "delta1", "boundary_f1", "texture_spread")
 NOT_TRAINING = ("profile", "arms", "sampling")
 
 
-def protocol(arms: Sequence[str], sampling: Mapping[str, Mapping[str, Any]] | None = None) -> Protocol:
+def protocol(
+    arms: Sequence[str],
+    sampling: Mapping[str, Mapping[str, Any]] | None = None,
+    computed: Sequence[str] = (),
+    test: str = f"scenes of all families from seed {FIRST_SEED}",
+    images: Sequence[str] = GROUPS,
+    metrics: Sequence[str] = METRICS,
+) -> Protocol:
     """The protocol of a claim whose arms are trained.
 
     Args:
-        arms: of `ARMS`, or of ``sampling``.
+        arms: of `ARMS`, of ``sampling``, or ``computed``.
         sampling: more arms: which trained ``arm`` they are, and options of its prediction.
+        computed: arms for which nothing is trained.
+        test, images, metrics: what is measured on what.
     """
     sampling = dict(sampling or {})
-    trained = dict.fromkeys(sampling.get(arm, {"arm": arm})["arm"] for arm in arms)
+    trained = dict.fromkeys(sampling.get(arm, {"arm": arm})["arm"] for arm in arms if arm not in computed)
     wanted = {**{ARMS[arm].get("start"): None for arm in trained}, **trained}
     settings = {**TRAINING, "arms": {arm: ARMS[arm] for arm in wanted if arm}, "sampling": sampling}
-    data = (f"train: rgbd of {', '.join(SEEN)}, seed 0", f"test: scenes of all families from seed {FIRST_SEED}")
-    images = tuple(f"{family}/{i}" for family in (*SEEN, *UNSEEN) for i in range(4))
-    return Protocol(data, images, tuple(arms), (0, 1, 2), METRICS, settings)
+    data = (f"train: rgbd of {', '.join(SEEN)}, seed 0", f"test: {test}")
+    return Protocol(data, tuple(images), tuple(arms), (0, 1, 2), tuple(metrics), settings)
 
 
-def few(**more: Any) -> dict[str, Any]:
+def few(images: Sequence[str] = ("room/0", "poles/0"), **more: Any) -> dict[str, Any]:
     """A rehearsal: two groups of scenes, two steps of training."""
     settings = {"images": 4, "prepared": 4, "batch_size": 1, "steps": 2, "warmup": 1}
-    return {"seeds": (0, 1), "images": ("room/0", "poles/0"), "settings": {**settings, **more}}
+    return {"seeds": (0, 1), "images": tuple(images), "settings": {**settings, **more}}
 
 
 def trained_claim(
@@ -120,6 +142,14 @@ def aligned(relative, depth, valid, space: str):
     return metrics.align_depth(relative, depth, valid, space, minimum=low, maximum=high).depth
 
 
+def blind(depth) -> dict[str, Any]:
+    """Relative maps (B, 1, H, W) that do not look at the picture: ``gradient`` (near below) and ``plane``."""
+    import torch
+
+    rows = torch.linspace(0, 1, depth.shape[-2], dtype=depth.dtype).view(1, 1, -1, 1)
+    return {"gradient": rows.expand_as(depth).contiguous(), "plane": torch.zeros_like(depth)}
+
+
 def compare(metres, depth, valid) -> dict[str, float]:
     """AbsRel, delta1 and boundary F1, means over the scenes."""
     from minirestore import metrics
@@ -151,7 +181,7 @@ def _measured(checkpoint: str, options: tuple[tuple[str, Any], ...], group: str,
     for materials in (0, 1):
         image, depth, valid = scenes_of(group, materials)
         generator = diffusion.BatchGenerator(FIRST_SEED + seed, materials)
-        relative = model.predict(image.to(device), generator, **dict(options)).cpu()
+        relative = model.predict(image.to(device), generator, longer_side=0, **dict(options)).cpu()
         metres.append(aligned(relative, depth, valid, model.config.space))
     spread = ((metres[0] - metres[1]).abs() / depth.clamp(min=1e-6))[valid]
     return {**compare(metres[0], depth, valid), "texture_spread": spread.mean().item()}

@@ -57,7 +57,7 @@ def measure_bound(job: Job, images: Sequence[str]) -> Measured:
             target = depth_target(depth, valid, model.config.space, model.config.quantiles)
             relative = reconstruct_depth(model.autoencoder, target.to(job.device)).cpu()
         else:
-            relative = model.predict(image.to(job.device)).cpu()
+            relative = model.predict(image.to(job.device), longer_side=0).cpu()
         found[name] = compare(aligned(relative, depth, valid, model.config.space), depth, valid)
     return found
 

@@ -4,7 +4,7 @@ Two paths work on the normalised features. The frequency path transforms them, l
 phase on the grid of frequencies, and transforms back; the spatial path is two convolutions. A last one fuses both.
 
 The released block has no way around it: with fresh weights it erases what stage 1 has learned in the middle, and only
-the skips carry it. ``residual`` adds such a way, which begins as the identity. And the derivative of the phase is one
+the skips carry it. ``residual`` adds such a way, and begins as the identity. And the derivative of the phase is one
 over the amplitude, without bound; ``smallest`` guards it. Names of the weights are the released ones.
 """
 
@@ -19,7 +19,8 @@ class FourierEnhancement(nn.Module):
 
     Args:
         width: C, a multiple of 8.
-        residual: return ``x + gamma * block(x)``, gamma (C,) zero at first; the released block returns ``block(x)``.
+        residual: return ``x + block(x)``, with the last convolution zero at first; the released block returns
+            ``block(x)``, and its last convolution begins as any other.
         smallest: amplitudes below this count as this, with phase 0 and no gradient through either; 0 as released.
         spectral: False leaves the transforms out and lets the same convolutions work in space: a control with as many
             parameters.
@@ -34,14 +35,16 @@ class FourierEnhancement(nn.Module):
             raise ValueError(f"width: expected a multiple of {GROUPS}, got {width}")
         if not smallest >= 0:
             raise ValueError(f"smallest: an amplitude must not be negative, got {smallest}")
-        self.smallest, self.spectral = smallest, spectral
+        self.residual, self.smallest, self.spectral = residual, smallest, spectral
         self.norm = nn.GroupNorm(GROUPS, width, eps=1e-5)
         self.conv_f1, self.conv_f2, self.conv_f4 = (nn.Conv2d(width, width, 3, padding=1) for _ in range(3))
         self.conv_f3 = nn.Conv2d(width, width, 1)
         self.conv_s1, self.conv_s2 = (nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
         self.fuse = nn.Conv2d(2 * width, width, 1)
         self.act = nn.SiLU()
-        self.gamma = nn.Parameter(torch.zeros(width)) if residual else None
+        if residual:
+            nn.init.zeros_(self.fuse.weight)
+            nn.init.zeros_(self.fuse.bias)
 
     def amplitude_and_phase(self, a: Tensor) -> tuple[Tensor, Tensor]:
         """Of the orthonormal half spectrum of features (B, C, h, w): two (B, C, h, w // 2 + 1), phase in [-pi, pi]."""
@@ -65,4 +68,4 @@ class FourierEnhancement(nn.Module):
         u = self.norm(x)
         spatial = self.conv_s2(self.act(self.conv_s1(u))) + u
         y = self.fuse(torch.cat([spatial, self.frequency_path(u)], dim=1))
-        return y if self.gamma is None else x + self.gamma.view(-1, 1, 1) * y
+        return x + y if self.residual else y

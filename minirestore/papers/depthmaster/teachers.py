@@ -29,6 +29,9 @@ DINOV2 = {
 class FeatureTeacher(nn.Module):
     """The coarsest features of the course's encoder, (B, 3, H, W) in [0, 1] -> (B, 96, H / 8, W / 8).
 
+    They are standardised over the channels at every place, as the last layer of DINOv2 does it; an encoder with random
+    weights then pulls as much as a trained one.
+
     Args:
         encoder: sides of images are multiples of its ``multiple``.
     """
@@ -39,7 +42,8 @@ class FeatureTeacher(nn.Module):
         self.width = encoder.config.widths[-1]
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.encoder(image)[-1]
+        tokens = self.encoder(image)[-1].movedim(1, -1)
+        return F.layer_norm(tokens, tokens.shape[-1:], eps=1e-12).movedim(-1, 1)
 
 
 class DINOTeacher(nn.Module):
