@@ -1,4 +1,4 @@
-"""The claims of DepthMaster, depth.C1 to depth.C20, with the controls that the paper lacks.
+"""The claims of DepthMaster, depth.C1 to depth.C20, with the controls that the paper lacks, and depth.P1, a photograph.
 
 What needs no network is measured at full precision: the bound of the autoencoder, the geometry of the targets, the
 arithmetic. What is trained is small and short: a prior that saw ray-cast scenes in the place of Stable Diffusion, an
