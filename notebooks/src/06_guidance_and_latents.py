@@ -393,7 +393,7 @@ for name, model in {"KL": kl.reconstruct, "VQ": vq.reconstruct, "PCA": pca}.item
           f"{255 * metrics.colour_offset(decoded[name], clean).median():.4g}")  # fmt: skip
 
 # %%
-scene = [scenes.render_scenes(1, 160, 77 + seed, family=family) for family in scenes.FAMILIES]
+scene = [scenes.render_scenes(1, 160, 77 + seed, family=f) for f in recipes.data.DEFAULT_FAMILIES]
 depth, valid = (torch.cat([part[key] for part in scene]) for key in ("depth", "valid"))
 grey, rows = recipes.depth_as_grey(depth, valid), {}
 drawn = metrics.align_depth(grey, depth, valid, minimum=0.1).depth
