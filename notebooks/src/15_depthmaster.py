@@ -600,8 +600,9 @@ batch = {k: torch.cat([drawn[f][i][:3] for f in ("room", "street")]) for i, k in
 model = recipes.build(recipe, override(first.config, {"teacher": "features"}), seed)
 prepared = model.prepare(batch, None)
 with torch.no_grad():
-    external = {name: teachers.load_teacher(name)(batch["clean"]) for name in ("features", "random")}
-    external["random, raw"] = teachers.load_teacher("random").encoder(batch["clean"])[-1]
+    other = teachers.load_teacher("random")
+    external = {"features": prepared["external"], "random": other(batch["clean"])}
+    external["random, raw"] = other.encoder(batch["clean"])[-1]
 spread = {name: x.std(1).mean().item() for name, x in external.items()}
 rows = {f"{name}: first step": pulls(model, prepared | {"external": x}) for name, x in external.items()}
 model.network.load_state_dict(first.network.state_dict())

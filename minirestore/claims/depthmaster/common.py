@@ -79,13 +79,13 @@ def protocol(
     wanted = {**{ARMS[arm].get("start"): None for arm in trained}, **trained}
     settings = {**TRAINING, "arms": {arm: ARMS[arm] for arm in wanted if arm}, "sampling": sampling}
     data = (f"train: rgbd of {', '.join(SEEN)}, seed 0", f"test: {test}")
-    return Protocol(data, tuple(images), tuple(arms), (0, 1, 2), tuple(metrics), settings)
+    return Protocol(data, images, arms, (0, 1, 2), metrics, settings)
 
 
 def few(images: Sequence[str] = ("room/0", "poles/0"), **more: Any) -> dict[str, Any]:
     """A rehearsal: two groups of scenes, two steps of training."""
     settings = {"images": 4, "prepared": 4, "batch_size": 1, "steps": 2, "warmup": 1}
-    return {"seeds": (0, 1), "images": tuple(images), "settings": {**settings, **more}}
+    return {"seeds": (0, 1), "images": images, "settings": {**settings, **more}}
 
 
 def trained_claim(
